@@ -1,0 +1,55 @@
+//! Names, sizes and the version of what is pinned in the BPF file system.
+
+/// Version of the layout and meaning of every pinned map. Part of the pin directory's name, so that an agent
+/// never reads another version's bytes.
+pub const VERSION: u32 = 1;
+
+/// Number of generation slots.
+pub const SLOTS: u32 = 2;
+
+/// `ACTIVE`: array of one `u32`, the slot that holds the policy in force.
+pub const ACTIVE: &str = "ACTIVE";
+/// `GENERATIONS`: array of [`GenerationInfo`](crate::table::GenerationInfo), one per slot.
+pub const GENERATIONS: &str = "GENERATIONS";
+/// `HOSTS`: per slot a hash from address to zone.
+pub const HOSTS: &str = "HOSTS";
+/// `PREFIXES4`: per slot a trie from IPv4 prefix to zone.
+pub const PREFIXES4: &str = "PREFIXES4";
+/// `PREFIXES6`: per slot a trie from IPv6 prefix to zone.
+pub const PREFIXES6: &str = "PREFIXES6";
+/// `POLICY`: per slot a trie from [`PolicyKey`](crate::table::PolicyKey) to entry.
+pub const POLICY: &str = "POLICY";
+/// `SERVICES`: per slot a trie from [`ServiceKey`](crate::table::ServiceKey) to service.
+pub const SERVICES: &str = "SERVICES";
+/// `FAILSAFES`: per slot a trie of [`FailsafeKey`](crate::table::FailsafeKey)s.
+pub const FAILSAFES: &str = "FAILSAFES";
+/// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket).
+pub const SOCKETS: &str = "SOCKETS";
+/// `FLOWS_OUT`: LRU from [`FlowKey`](crate::flow::FlowKey) to [`OwnedFlow`](crate::flow::OwnedFlow), of the flows
+/// that this host began. Apart from those that peers began, so that a flood cannot crowd them out.
+pub const FLOWS_OUT: &str = "FLOWS_OUT";
+/// `FLOWS_IN`: the same of the flows that peers began.
+pub const FLOWS_IN: &str = "FLOWS_IN";
+/// `DENIALS`: LRU from [`DenialKey`](crate::flow::DenialKey) to [`Denial`](crate::flow::Denial).
+pub const DENIALS: &str = "DENIALS";
+/// `COUNTER_KEYS`: hash from [`CounterKey`](crate::counter::CounterKey) to its place in `COUNTERS`.
+pub const COUNTER_KEYS: &str = "COUNTER_KEYS";
+/// `COUNTERS`: per-CPU array of [`Counter`](crate::counter::Counter).
+pub const COUNTERS: &str = "COUNTERS";
+/// `FREE_COUNTERS`: stack of places in `COUNTERS` that no key has yet.
+pub const FREE_COUNTERS: &str = "FREE_COUNTERS";
+/// `BUDGET`: per-CPU array of one [`Budget`](crate::flow::Budget).
+pub const BUDGET: &str = "BUDGET";
+/// `LOSSES`: per-CPU array of `u64`, by [`Loss`](crate::counter::Loss).
+pub const LOSSES: &str = "LOSSES";
+/// `EVENTS`: ring buffer of [`Event`](crate::event::Event)s.
+pub const EVENTS: &str = "EVENTS";
+
+/// Places in `COUNTERS`.
+pub const COUNTER_PLACES: u32 = 8192;
+/// Entries of `FLOWS_OUT`, and of `FLOWS_IN`.
+pub const FLOW_ENTRIES: u32 = 32_768;
+/// Entries of `DENIALS`.
+pub const DENIAL_ENTRIES: u32 = 8192;
+/// Bytes of `EVENTS`.
+pub const EVENT_BYTES: u32 = 4 << 20;

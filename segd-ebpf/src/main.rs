@@ -1,0 +1,4 @@
+//! segd's BPF programs.
+
+#![no_std]
+#![no_main]

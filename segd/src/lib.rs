@@ -1,0 +1,2 @@
+//! segd: zone-to-zone allowlists on every Linux host, enforced in the kernel.
+

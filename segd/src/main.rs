@@ -1,0 +1,3 @@
+//! The `segd` binary.
+
+fn main() {}

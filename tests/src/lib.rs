@@ -1,0 +1,1 @@
+//! The lab: simulated hosts on one kernel.

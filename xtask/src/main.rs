@@ -1,0 +1,3 @@
+//! segd's own commands for its developers.
+
+fn main() {}
