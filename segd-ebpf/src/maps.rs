@@ -1,0 +1,81 @@
+//! Every map. Names, keys and values are those of `segd_common::schema`, which says what each is for.
+
+use core::ptr::null;
+
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, Stack};
+use aya_ebpf::macros::btf_map;
+use segd_common::addr::Addr;
+use segd_common::counter::{self, Counter, CounterKey};
+use segd_common::event::Event;
+use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow, Socket};
+use segd_common::id::{ServiceId, ZoneId};
+use segd_common::schema::{COUNTER_PLACES, DENIAL_ENTRIES, EVENT_BYTES, FLOW_ENTRIES, SLOTS};
+use segd_common::table::{FailsafeKey, GenerationInfo, PolicyEntry, PolicyKey, ServiceKey};
+
+const N_SLOTS: usize = SLOTS as usize;
+/// Inner maps are made by user space in the size that each policy needs.
+const INNER: usize = 1;
+/// A value of an inner map: an array, for Linux 6.1 refuses to put a map without BTF, as user space makes them, in the
+/// place of one whose value is a struct by its BTF (`timer_off` in `bpf_map_meta_equal`, kernel/bpf/map_in_map.c:
+/// `btf_find_field` says ENOENT of a struct and EINVAL of anything else).
+type Inner<T> = [T; 1];
+
+type Flows = LruHashMap<FlowKey, OwnedFlow, { FLOW_ENTRIES as usize }>;
+
+#[btf_map]
+pub(crate) static ACTIVE: Array<u32, 1> = Array::new();
+#[btf_map]
+pub(crate) static GENERATIONS: Array<GenerationInfo, N_SLOTS> = Array::new();
+#[btf_map]
+pub(crate) static HOSTS: ArrayOfMaps<HashMap<Addr, Inner<ZoneId>, INNER>, N_SLOTS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static PREFIXES4: ArrayOfMaps<LpmTrie<[u8; 4], Inner<ZoneId>, INNER>, N_SLOTS> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static PREFIXES6: ArrayOfMaps<LpmTrie<[u8; 16], Inner<ZoneId>, INNER>, N_SLOTS> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static POLICY: ArrayOfMaps<LpmTrie<PolicyKey, Inner<PolicyEntry>, INNER>, N_SLOTS> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static SERVICES: ArrayOfMaps<LpmTrie<ServiceKey, Inner<ServiceId>, INNER>, N_SLOTS> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static FAILSAFES: ArrayOfMaps<LpmTrie<FailsafeKey, u32, INNER>, N_SLOTS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static FLOWS_OUT: Flows = Flows::new();
+#[btf_map]
+pub(crate) static FLOWS_IN: Flows = Flows::new();
+#[btf_map]
+pub(crate) static DENIALS: LruHashMap<DenialKey, Denial, { DENIAL_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map]
+pub(crate) static COUNTER_KEYS: HashMap<CounterKey, u32, { COUNTER_PLACES as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<Counter, { COUNTER_PLACES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static FREE_COUNTERS: Stack<u32, { COUNTER_PLACES as usize }> = Stack::new();
+#[btf_map]
+pub(crate) static BUDGET: PerCpuArray<Budget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static LOSSES: PerCpuArray<u64, { counter::LOSSES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();
+
+/// Socket-local storage that an accepted socket inherits from its listener (BPF_F_CLONE), which aya's
+/// `SkStorage` cannot say.
+#[repr(C)]
+pub(crate) struct InheritedSkStorage<T> {
+    r#type: *const [i32; 24],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; 513],
+}
+
+// SAFETY: nothing reads the pointers; they carry the map's definition in their types.
+unsafe impl<T> Sync for InheritedSkStorage<T> {}
+
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "SOCKETS")]
+pub(crate) static SOCKETS: InheritedSkStorage<Socket> =
+    InheritedSkStorage { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() };

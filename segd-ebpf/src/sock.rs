@@ -1,0 +1,154 @@
+//! Sockets: what the kernel keeps of each, who made it, its birth and its end.
+
+use core::ffi::c_void;
+use core::ptr::{from_ref, null_mut};
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    bpf_sk_storage_get,
+};
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
+use segd_common::decide::decide_socket;
+use segd_common::flow::{CLOSE_BY_STATE, Owner, Socket};
+use segd_common::packet::Ends;
+use segd_common::traffic::{Direction, Verdict, protocol};
+
+use crate::count::Size;
+use crate::flow::{self, Case, Party};
+use crate::maps::{FLOWS_OUT, SOCKETS};
+use crate::tell::Measured;
+use crate::view::Policy;
+
+/// SOCK_STREAM of include/linux/net.h.
+pub(crate) const STREAM: u32 = 1;
+/// SOCK_RAW of include/linux/net.h.
+pub(crate) const RAW: u32 = 3;
+/// IPPROTO_MPTCP of include/uapi/linux/in.h; its subflows are TCP sockets.
+const MPTCP: u32 = 262;
+/// TCP_SYN_SENT of include/net/tcp_states.h.
+pub(crate) const SYN_SENT: u32 = 2;
+/// TCP_CLOSE of include/net/tcp_states.h.
+pub(crate) const CLOSE: u32 = 7;
+/// TCP_LISTEN of include/net/tcp_states.h.
+pub(crate) const LISTEN: u32 = 10;
+
+/// What is kept of a socket, if anything.
+///
+/// # Safety
+/// `sk` must be a socket pointer that the verifier lets `bpf_sk_storage_get` take.
+#[inline(always)]
+pub(crate) unsafe fn kept(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+    // SAFETY: by the caller; the value lives as long as the socket, which outlives the program's run. Other
+    // CPUs may write to it at the same time: see `flow` for why that never makes a wrong verdict.
+    unsafe { storage(sk, 0).as_mut() }
+}
+
+/// What is kept of a socket, made if there is nothing; `None` only without memory.
+///
+/// # Safety
+/// As [`kept`].
+#[inline(always)]
+pub(crate) unsafe fn keep(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+    // SAFETY: as in `kept`.
+    unsafe { storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)).as_mut() }
+}
+
+#[inline(always)]
+unsafe fn storage(sk: *mut bpf_sock, flags: u64) -> *mut Socket {
+    let map = from_ref(&SOCKETS).cast_mut().cast::<c_void>();
+    // SAFETY: the map is a socket storage of `Socket`, and `sk` a socket by the caller's promise.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast() }
+}
+
+/// Names the running process as the owner of a socket that has none: one older than the agent, or made by the
+/// kernel for a program (a subflow of MPTCP). Only where `current` makes the call.
+#[inline(always)]
+pub(crate) fn adopt(socket: &mut Socket) {
+    if socket.owner.pid == 0 {
+        socket.owner = caller();
+    }
+}
+
+/// The process that runs now. Only where `current` makes the call.
+#[inline(always)]
+fn caller() -> Owner {
+    let mut owner = Owner::NONE;
+    // SAFETY: the helpers take nothing, or the buffer they fill with its size.
+    unsafe {
+        owner.cgroup = bpf_get_current_cgroup_id();
+        owner.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        owner.uid = bpf_get_current_uid_gid() as u32;
+        bpf_get_current_comm((&raw mut owner.comm).cast(), 16);
+    }
+    owner
+}
+
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    let sk = ctx.sock;
+    // SAFETY: the context of this hook is the socket.
+    let (socket, kind, number) = unsafe { (keep(sk), (*sk).type_, (*sk).protocol) };
+    let Some(socket) = socket else {
+        return 1;
+    };
+    socket.owner = caller();
+    let Some(policy) = Policy::current() else {
+        return 1;
+    };
+    let Some(name) = unjudgeable(kind, number) else {
+        return 1;
+    };
+    let ends = Ends::default();
+    let party = Party { ends, direction: Direction::Outbound, protocol: name };
+    let case = Case { ctx: ctx.as_ptr(), policy, party, socket, size: Size::default() };
+    i32::from(may_be_made(&case))
+}
+
+/// What a rule must name to allow a kind of socket that is not judged by its packets alone; `None` for TCP,
+/// UDP and ICMP, whose packets tell everything, also from a raw socket.
+#[inline(always)]
+fn unjudgeable(kind: u32, number: u32) -> Option<u8> {
+    let number = if number == MPTCP { protocol::TCP } else { number as u8 };
+    let icmp = matches!(number, protocol::ICMP | protocol::ICMPV6);
+    match number {
+        _ if icmp => None,
+        _ if kind == RAW => Some(protocol::RAW),
+        protocol::TCP | protocol::UDP => None,
+        n => Some(n),
+    }
+}
+
+#[inline(always)]
+fn may_be_made(case: &Case<'_>) -> bool {
+    let decision = decide_socket(&case.policy, case.policy.host, case.party.protocol);
+    if decision.verdict != Verdict::Allowed {
+        flow::refuse(case, &decision);
+    }
+    decision.verdict.passes()
+}
+
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    // SAFETY: the context of this hook is the socket.
+    let Some(socket) = (unsafe { kept(ctx.sock) }) else {
+        return 1;
+    };
+    if socket.flow.flags & CLOSE_BY_STATE == 0 {
+        flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, Measured::default());
+    }
+    let key = socket.last;
+    if key.protocol == 0 {
+        return 1;
+    }
+    // What a peer began may go on with another socket of the same port.
+    if let Some(owned) = FLOWS_OUT.get_ptr_mut(&key) {
+        // SAFETY: a look-up's pointer stays valid for the program's run.
+        let owned = unsafe { &mut *owned };
+        flow::close(ctx.as_ptr(), &mut owned.flow, &owned.owner, Measured::default());
+        let _ = FLOWS_OUT.remove(&key);
+    }
+    1
+}

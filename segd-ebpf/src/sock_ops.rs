@@ -1,0 +1,149 @@
+//! TCP's own turns: a connection attempt, an accepted connection, an end.
+
+use core::ptr::read_volatile;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB,
+};
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use segd_common::addr::Addr;
+use segd_common::flow::{CLOSE_BY_STATE, Flow};
+use segd_common::packet::Ends;
+use segd_common::traffic::{Direction, Reason, protocol};
+
+use crate::count::Size;
+use crate::flow::{self, Case, Party};
+use crate::sock::{self, CLOSE};
+use crate::tell::Measured;
+use crate::view::Policy;
+
+/// AF_INET of include/linux/socket.h.
+const INET: u32 = 2;
+
+#[sock_ops]
+fn sock_ops(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => began(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == CLOSE => ended(&ctx),
+        _ => {}
+    }
+    0
+}
+
+/// Asks for the state callback, which tells the end.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext) -> u8 {
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    if ctx.set_cb_flags(flags as i32).is_ok() { CLOSE_BY_STATE } else { 0 }
+}
+
+#[inline(always)]
+fn began(ctx: &SockOpsContext) {
+    // SAFETY: the context's socket, checked for null by `kept`'s helper.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: the socket of a sock_ops hook, not null.
+    let Some(socket) = (unsafe { sock::kept(sk) }) else {
+        return;
+    };
+    if socket.flow.protocol == protocol::TCP {
+        socket.flow.flags |= watch(ctx);
+    }
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let Some(policy) = Policy::current() else {
+        return;
+    };
+    // SAFETY: the context's socket.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: the socket of a sock_ops hook, not null.
+    let Some(socket) = (unsafe { sock::keep(sk) }) else {
+        return;
+    };
+    let party = Party { ends: ends(ctx), direction: Direction::Inbound, protocol: protocol::TCP };
+    let case = Case { ctx: ctx.as_ptr(), policy, party, socket, size: Size::default() };
+    let decision = case.decide();
+    if decision.reason == Reason::Loopback {
+        case.socket.flow = Flow::NONE;
+        return;
+    }
+    flow::begin(&mut case.socket.flow, &case.policy, &case.party, &decision);
+    if decision.verdict.passes() {
+        case.socket.flow.flags |= watch(ctx);
+        flow::open(case.ctx, &mut case.socket.flow, &case.socket.owner);
+    } else {
+        // The policy changed during the handshake; the packets of this flow are dropped from now on.
+        flow::refuse(&case, &decision);
+    }
+}
+
+#[inline(always)]
+fn ended(ctx: &SockOpsContext) {
+    // SAFETY: the context and its socket.
+    let (sk, srtt, retransmits) = unsafe {
+        let ops = ctx.ops;
+        ((*ops).__bindgen_anon_2.sk, (*ops).srtt_us, (*ops).total_retrans)
+    };
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: the socket of a sock_ops hook, not null.
+    let Some(socket) = (unsafe { sock::kept(sk) }) else {
+        return;
+    };
+    // The kernel keeps the smoothed round-trip time shifted left by 3 (struct tcp_sock).
+    let measured = Measured { rtt_us: srtt >> 3, retransmits };
+    flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, measured);
+}
+
+/// All fields are read before any is chosen: the verifier wants each read at a fixed place of the context, and
+/// the compiler would join the reads of the two branches into one at a place that varies.
+#[inline(always)]
+fn ends(ctx: &SockOpsContext) -> Ends {
+    let ops = ctx.ops;
+    // SAFETY: fields of the context.
+    let (family, local4, peer4, local6, peer6, local_port, peer_port) = unsafe {
+        (
+            read_volatile(&raw const (*ops).family),
+            read_volatile(&raw const (*ops).local_ip4),
+            read_volatile(&raw const (*ops).remote_ip4),
+            v6(&raw const (*ops).local_ip6),
+            v6(&raw const (*ops).remote_ip6),
+            read_volatile(&raw const (*ops).local_port),
+            read_volatile(&raw const (*ops).remote_port),
+        )
+    };
+    let (local, peer) = if family == INET {
+        (Addr::v4(local4.to_ne_bytes()), Addr::v4(peer4.to_ne_bytes()))
+    } else {
+        (local6, peer6)
+    };
+    Ends { local, peer, local_port: local_port as u16, peer_port: u32::from_be(peer_port) as u16 }
+}
+
+/// # Safety
+/// `words` must point to an address in the context of the running program.
+#[inline(always)]
+unsafe fn v6(words: *const [u32; 4]) -> Addr {
+    let words = words.cast::<u32>();
+    // SAFETY: the four words, by the caller's promise.
+    Addr::from_words(unsafe {
+        [
+            read_volatile(words),
+            read_volatile(words.add(1)),
+            read_volatile(words.add(2)),
+            read_volatile(words.add(3)),
+        ]
+    })
+}
