@@ -1,2 +1,4 @@
 //! segd: zone-to-zone allowlists on every Linux host, enforced in the kernel.
 
+pub mod config;
+pub mod policy;

@@ -1,0 +1,135 @@
+use super::*;
+use segd_common::traffic::Direction;
+
+/// What the README shows; every key there is.
+const FULL: &str = r#"
+[host]
+name = "wms-app-1"
+zone = "fulfillment"
+labels = { site = "rotterdam" }
+
+[policy]
+dir = "/etc/segd/zones"
+
+[enforcement]
+on_revoke = "drop"
+
+[[failsafe]]
+direction = "inbound"
+ports = ["tcp/22"]
+cidrs = ["10.0.9.0/24"]
+
+[metrics]
+listen = "[::1]:9464"
+
+[[sink]]
+type = "file"
+path = "/var/log/segd/flows.jsonl"
+verdicts = ["denied", "audited"]
+rotate = { size = "64MiB", age = "24h", keep = 3 }
+
+[[sink]]
+type = "stdout"
+
+[control]
+group = "wheel"
+"#;
+
+#[test]
+fn every_key() {
+    let config = parse("segd.toml", FULL).unwrap();
+    let rotate = Rotate { size: 64 << 20, age: Some(Duration::from_secs(86_400)), keep: 3 };
+    assert_eq!(
+        config,
+        Config {
+            host: HostConfig {
+                name: Some("wms-app-1".into()),
+                zone: Some("fulfillment".into()),
+                labels: [("site".into(), "rotterdam".into())].into(),
+            },
+            policy_dir: "/etc/segd/zones".into(),
+            on_revoke: OnRevoke::Drop,
+            failsafes: vec![Failsafe {
+                direction: Direction::Inbound,
+                ports: vec!["tcp/22".parse().unwrap()],
+                cidrs: vec!["10.0.9.0/24".parse().unwrap()],
+            }],
+            metrics_listen: "[::1]:9464".parse().unwrap(),
+            sinks: vec![
+                Sink {
+                    target: SinkTarget::File { path: "/var/log/segd/flows.jsonl".into(), rotate },
+                    verdicts: vec![Verdict::Denied, Verdict::Audited],
+                },
+                Sink { target: SinkTarget::Stdout, verdicts: Verdict::ALL.to_vec() },
+            ],
+            control_group: "wheel".into(),
+        }
+    );
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    let config = parse("segd.toml", "").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.metrics_listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.failsafes.len(), 2);
+}
+
+#[test]
+fn a_named_file_must_be_there() {
+    let error = read(Some(Path::new("/nonexistent/segd.toml"))).unwrap_err().to_string();
+    assert_eq!(error, "cannot read /nonexistent/segd.toml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn all_errors_at_once() {
+    let text = r#"
+[hots]
+[host]
+name = 3
+[enforcement]
+on_revoke = "cut"
+max_exception_ttl = "24h"
+[[failsafe]]
+ports = ["tcp/1-2000", "raw"]
+cidrs = ["10.0.9.1/24"]
+direction = "in"
+[[failsafe]]
+direction = "inbound"
+ports = ["tcp/1-2000"]
+cidrs = ["10.0.9.0/24"]
+[metrics]
+listen = "9464"
+[[sink]]
+type = "file"
+verdicts = ["refused"]
+rotate = { size = "64mb", age = "soon", keep = -1, keeep = 3 }
+[[sink]]
+type = "stdout"
+path = "/tmp/x"
+"#;
+    let found = parse("segd.toml", text).unwrap_err();
+    let lines: Vec<String> =
+        found.items().iter().map(|d| format!("{}:{}: {}", d.line, d.column, d.message)).collect();
+    assert_eq!(
+        lines,
+        [
+            "2:2: unknown table or key `hots`",
+            "4:8: `name` must be a string, not an integer",
+            "6:13: `cut` is not a valid `on_revoke`",
+            "7:1: `max_exception_ttl` in [enforcement] is not supported yet by this version of segd",
+            "9:24: `raw` cannot be a failsafe",
+            "10:10: `10.0.9.1/24` has host bits set",
+            "11:13: `in` is not a valid `direction`",
+            "12:1: failsafe entries with CIDRs name 2000 ports in all; 1024 is the most",
+            "17:10: `9464` is not an address and port",
+            "18:1: [[sink]] is missing `path`",
+            "20:13: unknown verdict `refused`",
+            "21:19: `64mb` is not a valid `size`",
+            "21:33: `soon` is not a valid `age`",
+            "21:48: `keep` must be from 0 to 10000",
+            "21:52: unknown key `keeep` in [rotate]",
+            "24:8: `path` has no meaning for a sink of type `stdout`",
+        ]
+    );
+}

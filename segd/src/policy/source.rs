@@ -1,0 +1,184 @@
+//! The text of the files that a policy or a configuration came from, and places in it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As messages name it.
+    pub name: String,
+    /// Its contents.
+    pub text: String,
+}
+
+/// Files in the order in which they are merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    files: Vec<SourceFile>,
+}
+
+/// A range of bytes in one file of a [`Sources`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Index of the file.
+    pub file: usize,
+    /// First byte.
+    pub start: usize,
+    /// The byte after the last one.
+    pub end: usize,
+}
+
+/// A value and where it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// The value.
+    pub value: T,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// Files that cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system said no.
+    #[error("cannot read {}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        error: io::Error,
+    },
+    /// No file whose name ends in `.toml`.
+    #[error("{} holds no *.toml file; put the zone files there or name another directory", .0.display())]
+    NoFiles(PathBuf),
+    /// TOML is UTF-8.
+    #[error("{} is not UTF-8 (byte {offset}); save it as UTF-8", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that is not valid.
+        offset: usize,
+    },
+}
+
+impl Sources {
+    /// Every `*.toml` directly in `dir`, sorted by name; hidden files are left out.
+    pub fn read_dir(dir: &Path) -> Result<Self, ReadError> {
+        let io = |error| ReadError::Io { path: dir.to_owned(), error };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(dir).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+            if !hidden && path.extension().is_some_and(|e| e == "toml") {
+                paths.push(path);
+            }
+        }
+        if paths.is_empty() {
+            return Err(ReadError::NoFiles(dir.to_owned()));
+        }
+        paths.sort();
+        let files = paths.iter().map(|p| read(p)).collect::<Result<_, _>>()?;
+        Ok(Self { files })
+    }
+
+    /// One file.
+    pub fn read_file(path: &Path) -> Result<Self, ReadError> {
+        Ok(Self { files: vec![read(path)?] })
+    }
+
+    /// Texts that are already in memory, as (name, text), in the order in which they are merged.
+    pub fn from_texts<N: Into<String>, T: Into<String>>(texts: impl IntoIterator<Item = (N, T)>) -> Self {
+        let file = |(name, text): (N, T)| SourceFile { name: name.into(), text: text.into() };
+        Self { files: texts.into_iter().map(file).collect() }
+    }
+
+    /// The files.
+    #[must_use]
+    pub fn files(&self) -> &[SourceFile] {
+        &self.files
+    }
+
+    /// Name of the file that a place is in.
+    #[must_use]
+    pub fn name(&self, place: Place) -> &str {
+        self.files.get(place.file).map_or("", |f| &f.name)
+    }
+
+    /// Line and column (in characters) of a place's first byte, both counted from 1.
+    #[must_use]
+    pub fn line_column(&self, place: Place) -> (usize, usize) {
+        let text = self.files.get(place.file).map_or("", |f| &f.text);
+        let before = &text[..text.floor_char_boundary(place.start)];
+        let line_start = before.rfind('\n').map_or(0, |n| n + 1);
+        let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+        (line, before[line_start..].chars().count() + 1)
+    }
+
+    /// A place as `file:line`.
+    #[must_use]
+    pub fn file_line(&self, place: Place) -> String {
+        format!("{}:{}", self.name(place), self.line_column(place).0)
+    }
+
+    /// SHA-256, in hex, of what the files hold. Their order counts, their names do not.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            hash.update(u64::try_from(file.text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(&file.text);
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+fn read(path: &Path) -> Result<SourceFile, ReadError> {
+    let bytes = fs::read(path).map_err(|error| ReadError::Io { path: path.to_owned(), error })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| ReadError::NotUtf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })?;
+    Ok(SourceFile { name: path.display().to_string(), text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_count_from_one_and_in_characters() {
+        let sources = Sources::from_texts([("a.toml", "x = 1\ny = \"ü\" z\n")]);
+        let at = |start| sources.line_column(Place { file: 0, start, end: start });
+        assert_eq!(at(0), (1, 1));
+        assert_eq!(at(6), (2, 1));
+        assert_eq!(at(14), (2, 8));
+        assert_eq!(at(999), (3, 1));
+        assert_eq!(sources.file_line(Place { file: 0, start: 7, end: 8 }), "a.toml:2");
+    }
+
+    #[test]
+    fn the_hash_depends_on_what_the_files_hold_and_nothing_else() {
+        let hash = |texts: &[(&str, &str)]| Sources::from_texts(texts.iter().copied()).hash();
+        assert_eq!(hash(&[("a", "x"), ("b", "y")]), hash(&[("c", "x"), ("d", "y")]));
+        assert_ne!(hash(&[("a", "x"), ("b", "y")]), hash(&[("a", "xy"), ("b", "")]));
+        assert_eq!(hash(&[]), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    #[test]
+    fn reads_the_toml_files_of_a_directory_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Sources::read_dir(dir.path()), Err(ReadError::NoFiles(_))));
+        for (name, text) in [("b.toml", "b = 1"), ("a.toml", "a = 1"), (".c.toml", "?"), ("d.txt", "?")] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let sources = Sources::read_dir(dir.path()).unwrap();
+        let texts: Vec<_> = sources.files().iter().map(|f| f.text.as_str()).collect();
+        assert_eq!(texts, ["a = 1", "b = 1"]);
+        fs::write(dir.path().join("c.toml"), b"x = \"\xff\"").unwrap();
+        assert!(matches!(Sources::read_dir(dir.path()), Err(ReadError::NotUtf8 { offset: 5, .. })));
+        assert!(matches!(Sources::read_dir(&dir.path().join("none")), Err(ReadError::Io { .. })));
+    }
+}

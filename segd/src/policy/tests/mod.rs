@@ -1,0 +1,33 @@
+//! The policy as a whole: files in, verdicts and messages out.
+
+mod agreement;
+mod compiling;
+mod examples;
+mod messages;
+mod naive;
+
+use jiff::Timestamp;
+
+use super::{Diagnostics, Policy, Sources, load};
+
+/// 2026-11-01T00:00:00Z.
+fn now() -> Timestamp {
+    "2026-11-01T00:00:00Z".parse().unwrap()
+}
+
+fn loaded(text: &str) -> Policy {
+    match load(Sources::from_texts([("zones.toml", text)]), now()) {
+        Ok(policy) => policy,
+        Err(found) => panic!("{}", found.render(false)),
+    }
+}
+
+/// `file:line:column: severity: message`, and what to do.
+fn lines(found: &Diagnostics) -> Vec<String> {
+    let line = |d: &super::diagnostics::Diagnostic| {
+        let severity = format!("{:?}", d.severity).to_lowercase();
+        let help = d.help.as_ref().map_or(String::new(), |h| format!(" [{h}]"));
+        format!("{}:{}:{}: {severity}: {}{help}", d.file, d.line, d.column, d.message)
+    };
+    found.items().iter().map(line).collect()
+}
