@@ -1,0 +1,204 @@
+//! Where the programs sit, and how they get there: attached anew, or put into the links that a former agent
+//! left pinned, so that no packet goes unjudged in between.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
+use serde::Serialize;
+
+use super::Error;
+use super::sys::{self, CgroupLink};
+
+/// A program's place.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// The program's and the pinned link's name.
+    pub name: &'static str,
+    /// Number of `enum bpf_attach_type`, include/uapi/linux/bpf.h.
+    attach_type: u32,
+}
+
+/// Every hook, in the order of attachment: what remembers sockets, then what judges their packets, then what
+/// judges system calls, which must know the flows that packets began.
+pub const HOOKS: [Hook; 9] = [
+    Hook { name: "sock_create", attach_type: 2 },
+    Hook { name: "sock_release", attach_type: 34 },
+    Hook { name: "sock_ops", attach_type: 3 },
+    Hook { name: "ingress", attach_type: 0 },
+    Hook { name: "egress", attach_type: 1 },
+    Hook { name: "connect4", attach_type: 10 },
+    Hook { name: "connect6", attach_type: 11 },
+    Hook { name: "sendmsg4", attach_type: 14 },
+    Hook { name: "sendmsg6", attach_type: 15 },
+];
+
+/// What the kernel holds at a hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attached {
+    /// The hook's name.
+    pub hook: &'static str,
+    /// The program in the pinned link, if the link is attached to the cgroup.
+    pub program_id: Option<u32>,
+    /// The pinned link.
+    pub link_id: Option<u32>,
+}
+
+/// Loads every program into the kernel: the verifier has its say before anything is attached.
+pub(super) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
+    for hook in HOOKS {
+        let program = program(bpf, hook)?;
+        let loaded = match program {
+            Program::CgroupSock(p) => p.load(),
+            Program::CgroupSockAddr(p) => p.load(),
+            Program::CgroupSkb(p) => p.load(),
+            Program::SockOps(p) => p.load(),
+            _ => return Err(Error::Object { what: hook.name }),
+        };
+        loaded.map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+fn program(bpf: &mut Ebpf, hook: Hook) -> Result<&mut Program, Error> {
+    bpf.program_mut(hook.name).ok_or(Error::Object { what: hook.name })
+}
+
+/// Puts every program in place. `links` is the directory of pinned links; `cgroup` the opened cgroup directory
+/// with its inode. Returns whether any link was taken over from a former agent.
+///
+/// On an error, links that this call made are removed again; links that were there stay, with the old or the
+/// new program, which judge by the same tables.
+pub(super) fn attach(bpf: &mut Ebpf, links: &Path, cgroup: &File, inode: u64) -> Result<bool, Error> {
+    let mut made = Made(Vec::new());
+    let mut took_over = false;
+    for hook in HOOKS {
+        let pin = links.join(hook.name);
+        let program = program(bpf, hook)?;
+        if pin.exists() {
+            match take_over(program, hook, &pin, inode)? {
+                Taken::Yes => {
+                    took_over = true;
+                    continue;
+                }
+                Taken::Detached => std::fs::remove_file(&pin).map_err(|e| Error::io("remove", &pin, e))?,
+            }
+        }
+        let link = create(program, hook, cgroup)?;
+        link.pin(&pin).map_err(|source| Error::Pin { path: pin.clone(), source: Box::new(source) })?;
+        made.0.push(pin);
+    }
+    made.0.clear();
+    Ok(took_over)
+}
+
+/// Pins made so far; removed on drop unless kept.
+struct Made(Vec<std::path::PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for pin in &self.0 {
+            if let Err(e) = std::fs::remove_file(pin) {
+                tracing::error!("cannot remove {}: {e}; `segd detach` does", pin.display());
+            }
+        }
+    }
+}
+
+enum Taken {
+    Yes,
+    /// The link is attached nowhere any more.
+    Detached,
+}
+
+fn take_over(program: &Program, hook: Hook, pin: &Path, inode: u64) -> Result<Taken, Error> {
+    let link = sys::object_get(pin).map_err(|e| Error::io("open", pin, e))?;
+    let info = sys::cgroup_link(link.as_fd()).map_err(|e| Error::io("read", pin, e))?;
+    let Some(CgroupLink { cgroup, attach_type, .. }) = info.filter(|l| l.attach_type == hook.attach_type)
+    else {
+        return Err(Error::ForeignPin { path: pin.to_owned() });
+    };
+    if cgroup == 0 {
+        return Ok(Taken::Detached);
+    }
+    if cgroup != inode {
+        return Err(Error::OtherCgroup { path: pin.to_owned(), is: cgroup, wanted: inode });
+    }
+    debug_assert_eq!(attach_type, hook.attach_type);
+    let fd = program.fd().map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })?;
+    match sys::link_update(link.as_fd(), fd.as_fd()) {
+        Ok(()) => Ok(Taken::Yes),
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(Taken::Detached),
+        Err(e) => Err(Error::io("put the new program into", pin, e)),
+    }
+}
+
+fn create(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, Error> {
+    // The one mode that aya can ask for by link; links always run beside others' programs.
+    let mode = CgroupAttachMode::Single;
+    let link = match program {
+        Program::CgroupSock(p) => {
+            p.attach(cgroup, mode).and_then(|id| p.take_link(id)).map(|l| FdLink::try_from(l).map_err(drop))
+        }
+        Program::CgroupSockAddr(p) => {
+            p.attach(cgroup, mode).and_then(|id| p.take_link(id)).map(|l| FdLink::try_from(l).map_err(drop))
+        }
+        Program::CgroupSkb(p) => {
+            let side = if hook.name == "ingress" {
+                CgroupSkbAttachType::Ingress
+            } else {
+                CgroupSkbAttachType::Egress
+            };
+            p.attach(cgroup, side, mode)
+                .and_then(|id| p.take_link(id))
+                .map(|l| FdLink::try_from(l).map_err(drop))
+        }
+        Program::SockOps(p) => {
+            p.attach(cgroup, mode).and_then(|id| p.take_link(id)).map(|l| FdLink::try_from(l).map_err(drop))
+        }
+        _ => return Err(Error::Object { what: hook.name }),
+    };
+    link.map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })?
+        .map_err(|()| Error::Object { what: hook.name })
+}
+
+/// What the kernel holds at each hook of `cgroup`, read from the pinned links.
+pub(super) fn attached(links: &Path, inode: u64) -> Vec<Attached> {
+    let held = |hook: &Hook| {
+        let link = sys::object_get(&links.join(hook.name)).ok()?;
+        sys::cgroup_link(link.as_fd())
+            .ok()?
+            .filter(|l| l.attach_type == hook.attach_type && l.cgroup == inode)
+    };
+    HOOKS
+        .iter()
+        .map(|hook| {
+            let link = held(hook);
+            Attached { hook: hook.name, program_id: link.map(|l| l.program), link_id: link.map(|l| l.id) }
+        })
+        .collect()
+}
+
+/// Programs at our hooks of a cgroup that are not ours: (hook, program id).
+pub(super) fn foreign(cgroup: BorrowedFd<'_>, ours: &[Attached]) -> Vec<(&'static str, u32)> {
+    let mut found = Vec::new();
+    for hook in HOOKS {
+        for id in sys::programs_at(cgroup, hook.attach_type).unwrap_or_default() {
+            if !ours.iter().any(|a| a.program_id == Some(id)) {
+                found.push((hook.name, id));
+            }
+        }
+    }
+    found
+}
+
+/// Removes a pinned link; the program leaves its hook when the last descriptor is closed.
+pub(super) fn detach(pin: &Path) -> std::io::Result<()> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => link.unpin().map(drop),
+        Err(_) => std::fs::remove_file(pin),
+    }
+}

@@ -1,0 +1,171 @@
+//! The bpf(2) calls that aya does not offer: link takeover, link and program queries, batched map updates.
+//! Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
+const LINK_UPDATE: libc::c_long = 29;
+
+/// BPF_LINK_TYPE_CGROUP.
+const LINK_TYPE_CGROUP: u32 = 3;
+
+/// Calls bpf(2) with a zero-padded attribute.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a live, initialised prefix of `union bpf_attr` of the size given; the kernel takes the
+    // rest as zero. The pointers inside are to buffers that the callers keep alive.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// Opens a pinned object.
+pub(crate) fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = bpf(OBJ_GET, &mut attr)?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel says of a cgroup link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CgroupLink {
+    pub(crate) id: u32,
+    pub(crate) program: u32,
+    /// Inode of the cgroup directory; 0: the cgroup is gone or the link was detached.
+    pub(crate) cgroup: u64,
+    /// Number of `enum bpf_attach_type`.
+    pub(crate) attach_type: u32,
+}
+
+/// Reads a cgroup link; `None` for a link of another kind.
+pub(crate) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<Option<CgroupLink>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        pad: u32,
+        cgroup: u64,
+        attach_type: u32,
+        rest: [u32; 9],
+    }
+    #[repr(C)]
+    struct Attr {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = Info::default();
+    let mut attr = Attr {
+        bpf_fd: link.as_raw_fd().unsigned_abs(),
+        info_len: u32::try_from(size_of::<Info>()).unwrap_or(0),
+        info: (&raw mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let Info { kind, id, program, cgroup, attach_type, .. } = info;
+    Ok((kind == LINK_TYPE_CGROUP).then_some(CgroupLink { id, program, cgroup, attach_type }))
+}
+
+/// Puts another program into a link. No packet is judged by neither.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let mut attr = Attr {
+        link_fd: link.as_raw_fd().unsigned_abs(),
+        new_prog_fd: program.as_raw_fd().unsigned_abs(),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Ids of the programs attached to a cgroup itself, for one `enum bpf_attach_type`.
+pub(crate) fn programs_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    #[repr(C)]
+    struct Attr {
+        target_fd: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        pad: u32,
+    }
+    let mut ids = vec![0_u32; 64];
+    let mut attr = Attr {
+        target_fd: cgroup.as_raw_fd().unsigned_abs(),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: 64,
+        pad: 0,
+    };
+    bpf(PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.prog_cnt as usize);
+    Ok(ids)
+}
+
+/// Inserts many entries. `K` and `V` must have the map's key and value size.
+pub(crate) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        in_batch: u64,
+        out_batch: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map_fd: u32,
+        elem_flags: u64,
+        flags: u64,
+    }
+    let len = keys.len().min(values.len());
+    let mut done = 0;
+    while done < len {
+        let count = u32::try_from(len - done).unwrap_or(u32::MAX);
+        let mut attr = Attr {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys[done..].as_ptr() as u64,
+            values: values[done..].as_ptr() as u64,
+            count,
+            map_fd: map.as_raw_fd().unsigned_abs(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        let result = bpf(MAP_UPDATE_BATCH, &mut attr);
+        done += attr.count as usize;
+        match result {
+            Ok(_) if attr.count > 0 => {}
+            Ok(_) => return Err(io::Error::other("the kernel took no entry of a batch")),
+            // A signal came in between; the kernel says how many entries it took.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
