@@ -1,5 +1,8 @@
 //! segd: zone-to-zone allowlists on every Linux host, enforced in the kernel.
 
 pub mod config;
+pub mod control;
 pub mod datapath;
+mod http;
 pub mod policy;
+pub mod telemetry;

@@ -1,0 +1,251 @@
+//! The commands' side of the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::api::{Applied, ErrorBody, FlowLine, FlowsQuery, ModeOutcome, ModeRequest, Status};
+use super::socket::SOCKET_FILE;
+
+/// For an answer to begin and, but for streams, to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of an answer that is no stream.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Bytes of one line of a stream.
+const MAX_LINE: usize = 1 << 20;
+
+/// Talks to the agent of one run directory. Each request has its own connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why the agent did not answer as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No agent listens.
+    #[error("no segd agent answers at {}: {source}; start one (`systemctl start segd` or `segd run`), or name its --run-dir", socket.display())]
+    NoAgent {
+        /// Where it was looked for.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel or the agent does not let this user in.
+    #[error("not permitted to talk to the segd agent at {}: {reason}", socket.display())]
+    NotPermitted {
+        /// Its socket.
+        socket: PathBuf,
+        /// Who says so and what to do.
+        reason: String,
+    },
+    /// The agent says that the request is wrong.
+    #[error("{}", with_help(.0))]
+    Rejected(ErrorBody),
+    /// The agent tried and failed, or does not do it now.
+    #[error("{}", with_help(.0))]
+    Failed(ErrorBody),
+    /// The connection broke, or the answer cannot be read.
+    #[error("the segd agent at {} gave no proper answer: {reason}", socket.display())]
+    Broken {
+        /// Its socket.
+        socket: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+}
+
+fn with_help(body: &ErrorBody) -> String {
+    match &body.help {
+        Some(help) => format!("{}; {help}", body.error),
+        None => body.error.clone(),
+    }
+}
+
+impl ClientError {
+    /// The exit code of a command that ends with this error, as in DESIGN.md section 4.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Rejected(_) => 2,
+            Self::NoAgent { .. } | Self::Broken { .. } => 3,
+            Self::NotPermitted { .. } => 4,
+        }
+    }
+}
+
+impl Client {
+    /// For the agent whose run directory this is.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        Self { socket: run_dir.join(SOCKET_FILE) }
+    }
+
+    /// The state of the agent.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        let (answer, _connection) = self.send(Method::GET, "/v1/status", Bytes::new()).await?;
+        self.read(answer).await
+    }
+
+    /// Sets a mode.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_mode(&self, request: &ModeRequest) -> Result<ModeOutcome, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
+        let (answer, _connection) = self.send(Method::POST, "/v1/mode", body.into()).await?;
+        self.read(answer).await
+    }
+
+    /// Lets the agent load its zone files anew.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn apply(&self) -> Result<Applied, ClientError> {
+        let (answer, _connection) = self.send(Method::POST, "/v1/apply", Bytes::new()).await?;
+        self.read(answer).await
+    }
+
+    /// Flow records.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn flows(&self, query: &FlowsQuery) -> Result<FlowStream, ClientError> {
+        let path = format!("/v1/flows?{}", query.to_query());
+        let (answer, connection) = self.send(Method::GET, &path, Bytes::new()).await?;
+        Ok(FlowStream {
+            client: self.clone(),
+            body: answer.into_body(),
+            received: Vec::new(),
+            searched: 0,
+            _connection: connection,
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Connection), ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "segd")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(&error))?;
+        let stream = self.in_time(UnixStream::connect(&self.socket)).await?;
+        let stream = stream.map_err(|error| self.not_connected(error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        let connection = Connection(tokio::spawn(connection).abort_handle());
+        let answer = self.in_time(sender.send_request(request)).await?;
+        let answer = answer.map_err(|error| self.broken(&error))?;
+        if answer.status().is_success() {
+            return Ok((answer, connection));
+        }
+        let status = answer.status();
+        let body = self.read::<ErrorBody>(answer).await?;
+        Err(match status {
+            StatusCode::FORBIDDEN => {
+                ClientError::NotPermitted { socket: self.socket.clone(), reason: with_help(&body) }
+            }
+            StatusCode::CONFLICT => ClientError::Failed(body),
+            status if status.is_client_error() => ClientError::Rejected(body),
+            _ => ClientError::Failed(body),
+        })
+    }
+
+    async fn read<T: DeserializeOwned>(&self, answer: Response<Incoming>) -> Result<T, ClientError> {
+        let body = self.in_time(Limited::new(answer.into_body(), MAX_ANSWER).collect()).await?;
+        let body = body.map_err(|error| self.broken(&error))?.to_bytes();
+        serde_json::from_slice(&body).map_err(|error| self.broken(&error))
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, ClientError> {
+        let late = || self.broken(&format!("nothing within {} seconds", PATIENCE.as_secs()));
+        timeout(PATIENCE, answer).await.map_err(|_| late())
+    }
+
+    fn not_connected(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            let reason = format!("{source}; be root, or a member of the group that the socket belongs to");
+            ClientError::NotPermitted { socket, reason }
+        } else {
+            ClientError::NoAgent { socket, source }
+        }
+    }
+
+    fn broken(&self, reason: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+}
+
+/// Ends with its owner.
+#[derive(Debug)]
+struct Connection(AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The lines of an answer to [`Client::flows`].
+#[derive(Debug)]
+pub struct FlowStream {
+    client: Client,
+    body: Incoming,
+    received: Vec<u8>,
+    /// Bytes of `received` that have no end of a line.
+    searched: usize,
+    _connection: Connection,
+}
+
+impl FlowStream {
+    /// The next line; `None` at the end: all was sent, or the agent ends. May be dropped while it waits;
+    /// nothing is lost by that.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`].
+    pub async fn next(&mut self) -> Result<Option<FlowLine>, ClientError> {
+        loop {
+            while let Some(end) = self.received[self.searched..].iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
+                self.searched = 0;
+                if line != b"\n" {
+                    let line = serde_json::from_slice(&line).map_err(|error| self.client.broken(&error))?;
+                    return Ok(Some(line));
+                }
+            }
+            self.searched = self.received.len();
+            if self.received.len() > MAX_LINE {
+                return Err(self.client.broken(&"a line without end"));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => self.received.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(self.client.broken(&error)),
+            }
+        }
+    }
+}

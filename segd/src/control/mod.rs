@@ -1,0 +1,12 @@
+//! How commands talk to the agent: HTTP and JSON over a Unix socket that only root and one group may use.
+
+pub mod api;
+mod client;
+mod flows;
+mod peer;
+mod server;
+mod socket;
+
+pub use client::{Client, ClientError, FlowStream};
+pub use server::{Agent, serve};
+pub use socket::{BindError, ControlSocket, DEFAULT_GROUP, SOCKET_FILE};

@@ -1,0 +1,190 @@
+//! The agent's side of the control socket.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::channel::Channel;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{Applied, Caller, ControlError, ErrorBody, FlowsQuery, ModeOutcome, ModeRequest, Status};
+use super::flows;
+use super::peer::Forbidden;
+use super::socket::ControlSocket;
+use crate::http::{self, Limits};
+use crate::telemetry::collector::Collector;
+
+/// A stream of flow records has no age at which it should end.
+const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(10), age: Duration::MAX };
+
+/// Streams of flow records at a time, so that other requests still find a connection.
+const STREAMS: usize = 32;
+
+/// Bytes of a request's body, and the time for it.
+const MAX_BODY: usize = 64 << 10;
+const BODY: Duration = Duration::from_secs(10);
+
+/// What the control socket asks the agent.
+pub trait Agent: Send + Sync + 'static {
+    /// The state of the agent and the kernel now. May block for as long as reading it from the kernel takes.
+    fn status(&self) -> Status;
+
+    /// Sets a mode.
+    fn set_mode(
+        &self,
+        request: ModeRequest,
+        caller: Caller,
+    ) -> impl Future<Output = Result<ModeOutcome, ControlError>> + Send;
+
+    /// Loads the zone files anew.
+    fn apply(&self, caller: Caller) -> impl Future<Output = Result<Applied, ControlError>> + Send;
+
+    /// Where flow records come from.
+    fn hub(&self) -> &Collector;
+}
+
+/// Answers on `socket` until `shutdown`, then removes it.
+pub async fn serve<A: Agent>(socket: ControlSocket, agent: Arc<A>, shutdown: CancellationToken) {
+    let state = Control { agent, streams: Arc::new(Semaphore::new(STREAMS)), shutdown: shutdown.clone() };
+    let permitted = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/mode", post(mode))
+        .route("/v1/apply", post(apply))
+        .route("/v1/flows", get(send_flows))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(state);
+    let forbidden = Router::new().fallback(forbid);
+    let ControlSocket { listener, access, file } = socket;
+    http::serve(listener, LIMITS, shutdown, |stream| match access.check(stream) {
+        Ok(caller) => permitted.clone().layer(Extension(caller)),
+        Err(peer) => forbidden.clone().layer(Extension(peer)),
+    })
+    .await;
+    drop(file);
+}
+
+struct Control<A> {
+    agent: Arc<A>,
+    streams: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl<A> Clone for Control<A> {
+    fn clone(&self) -> Self {
+        Self {
+            agent: Arc::clone(&self.agent),
+            streams: Arc::clone(&self.streams),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+async fn status<A: Agent>(State(control): State<Control<A>>) -> Response {
+    match tokio::task::spawn_blocking(move || control.agent.status()).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), None),
+    }
+}
+
+async fn mode<A: Agent>(
+    State(control): State<Control<A>>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Response {
+    let body = match timeout(BODY, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => return failure(StatusCode::PAYLOAD_TOO_LARGE, error.to_string(), None),
+        Err(_) => {
+            return failure(StatusCode::REQUEST_TIMEOUT, "the request did not come to an end".into(), None);
+        }
+    };
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            return failure(StatusCode::BAD_REQUEST, format!("this is no request for a mode: {error}"), None);
+        }
+    };
+    to_the_end(async move { control.agent.set_mode(request, caller).await }).await
+}
+
+async fn apply<A: Agent>(
+    State(control): State<Control<A>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    to_the_end(async move { control.agent.apply(caller).await }).await
+}
+
+/// Answers with the outcome of a change, made in a task of its own: a client that goes away does not leave it
+/// half done.
+async fn to_the_end<T: Serialize + Send + 'static>(
+    change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Response {
+    match tokio::spawn(change).await {
+        Ok(Ok(outcome)) => Json(outcome).into_response(),
+        Ok(Err(error)) => error.into_response(),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), None),
+    }
+}
+
+async fn send_flows<A: Agent>(State(control): State<Control<A>>, RawQuery(query): RawQuery) -> Response {
+    let query = match FlowsQuery::from_query(&query.unwrap_or_default()) {
+        Ok(query) => query,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string(), None),
+    };
+    let Ok(turn) = control.streams.try_acquire_owned() else {
+        let error = format!("{STREAMS} readers follow the flows of this host already");
+        return failure(StatusCode::SERVICE_UNAVAILABLE, error, Some("end one of them".into()));
+    };
+    let (to, body) = Channel::new(flows::CHUNKS);
+    let follow = query.follow;
+    // Before the answer begins, so that whoever has it misses nothing of what happens then.
+    let subscription = flows::subscribe(control.agent.hub(), query);
+    tokio::spawn(async move {
+        flows::send(subscription, follow, to, control.shutdown).await;
+        drop(turn);
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+}
+
+async fn no_such_route() -> Response {
+    let help = "is `segd` of another version than the agent?".to_owned();
+    failure(StatusCode::NOT_FOUND, "the agent does not know this request".into(), Some(help))
+}
+
+async fn wrong_method() -> Response {
+    failure(StatusCode::METHOD_NOT_ALLOWED, "this request has another HTTP method".into(), None)
+}
+
+async fn forbid(Extension(peer): Extension<Forbidden>) -> Response {
+    let error = format!("user id {} may not use the control socket of segd", peer.uid);
+    let help = "be root, or a member of the group that the socket belongs to".to_owned();
+    failure(StatusCode::FORBIDDEN, error, Some(help))
+}
+
+fn failure(status: StatusCode, error: String, help: Option<String>) -> Response {
+    (status, Json(ErrorBody { error, help })).into_response()
+}
+
+impl IntoResponse for ControlError {
+    fn into_response(self) -> Response {
+        let (status, body) = match self {
+            Self::Invalid(body) => (StatusCode::BAD_REQUEST, body),
+            Self::Refused(body) => (StatusCode::CONFLICT, body),
+            Self::Failed(body) => (StatusCode::INTERNAL_SERVER_ERROR, body),
+        };
+        (status, Json(body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! From the kernel's events to everybody who wants flow records.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use segd_common::event::Event;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::clock::BootClock;
+use super::filter::Filter;
+use super::process::ProcessLookup;
+use super::record::{Context, FlowRecord};
+use super::sink::{Sink, SinkStatus};
+
+/// Records that [`Collector::subscribe`] can look back on.
+pub const HISTORY: usize = 4096;
+
+/// Records that a live reader may fall behind before it loses some.
+const LAG: usize = 4096;
+
+/// Without [`Collector::tick`] for this long, the collector is not [alive](Collector::alive).
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// Makes a record of every event and offers it to the recent history, to live readers and to the sinks. What
+/// one of them does not take in time is lost to that one only, and counted.
+pub struct Collector {
+    context: ArcSwap<Context>,
+    processes: Box<dyn ProcessLookup>,
+    sinks: Vec<Sink>,
+    history: Mutex<VecDeque<Arc<FlowRecord>>>,
+    live: broadcast::Sender<Arc<FlowRecord>>,
+    clock_offset_ns: AtomicI64,
+    began: Instant,
+    /// Milliseconds since `began`.
+    ticked: AtomicU64,
+    lost_decode: AtomicU64,
+    lost_stream: Arc<AtomicU64>,
+}
+
+impl Collector {
+    /// With sinks that were started.
+    #[must_use]
+    pub fn new(context: Context, processes: Box<dyn ProcessLookup>, sinks: Vec<Sink>) -> Self {
+        Self {
+            context: ArcSwap::from_pointee(context),
+            processes,
+            sinks,
+            history: Mutex::new(VecDeque::with_capacity(HISTORY)),
+            live: broadcast::Sender::new(LAG),
+            clock_offset_ns: AtomicI64::new(BootClock::now().offset_ns),
+            began: Instant::now(),
+            ticked: AtomicU64::new(0),
+            lost_decode: AtomicU64::new(0),
+            lost_stream: Arc::default(),
+        }
+    }
+
+    /// Takes the names of a newly loaded policy. To be called before its first event can come.
+    pub fn set_context(&self, context: Context) {
+        self.context.store(Arc::new(context));
+    }
+
+    /// The names in use.
+    #[must_use]
+    pub fn context(&self) -> Arc<Context> {
+        self.context.load_full()
+    }
+
+    /// The kernel's clock as of the last tick.
+    #[must_use]
+    pub fn clock(&self) -> BootClock {
+        BootClock { offset_ns: self.clock_offset_ns.load(Ordering::Relaxed) }
+    }
+
+    /// To be called about once a second by the task that calls [`Collector::take`]: reads the clocks and
+    /// shows that the task lives.
+    pub fn tick(&self) {
+        self.clock_offset_ns.store(BootClock::now().offset_ns, Ordering::Relaxed);
+        self.ticked.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether the last tick was within ten seconds.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        let still = self.elapsed_ms().saturating_sub(self.ticked.load(Ordering::Relaxed));
+        u128::from(still) <= ALIVE.as_millis()
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes an event of the ring buffer. Waits for nobody but, for microseconds, for a reader that copies
+    /// the history.
+    pub fn take(&self, event: &Event) {
+        let record =
+            FlowRecord::from_event(event, &self.context.load(), self.clock(), self.processes.as_ref());
+        let record = match record {
+            Ok(record) => Arc::new(record),
+            Err(error) => {
+                if self.lost_decode.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::error!(%error, "cannot read an event");
+                }
+                return;
+            }
+        };
+        for sink in &self.sinks {
+            sink.offer(&record);
+        }
+        let mut history = self.history();
+        if history.len() == HISTORY {
+            history.pop_front();
+        }
+        history.push_back(Arc::clone(&record));
+        // Under the same lock, so that a new subscriber neither misses a record nor sees it twice. Fails when
+        // nobody listens.
+        let _ = self.live.send(record);
+    }
+
+    /// The last `last` records of the history that match, then every later one that matches.
+    #[must_use]
+    pub fn subscribe(&self, filter: Filter, last: usize) -> Subscription {
+        let history = self.history();
+        let mut past: VecDeque<_> =
+            history.iter().rev().filter(|r| filter.matches(r)).take(last).cloned().collect();
+        past.make_contiguous().reverse();
+        Subscription { past, live: self.live.subscribe(), filter, lost: Arc::clone(&self.lost_stream) }
+    }
+
+    fn history(&self) -> MutexGuard<'_, VecDeque<Arc<FlowRecord>>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records lost in user space since the start, by stage: `decode` (an event that could not be read),
+    /// `stream` (a live reader was too slow), `sink:NAME` (its queue was full), `sink:NAME:write` (it could
+    /// not write).
+    #[must_use]
+    pub fn lost(&self) -> Vec<(String, u64)> {
+        let mut lost = vec![
+            ("decode".to_owned(), self.lost_decode.load(Ordering::Relaxed)),
+            ("stream".to_owned(), self.lost_stream.load(Ordering::Relaxed)),
+        ];
+        for sink in self.sinks() {
+            lost.push((format!("sink:{}", sink.name), sink.lost_queue));
+            lost.push((format!("sink:{}:write", sink.name), sink.lost_write));
+        }
+        lost
+    }
+
+    /// How the sinks fare.
+    #[must_use]
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.sinks.iter().map(Sink::status).collect()
+    }
+
+    /// Lets the sinks write what is queued, each for at most `patience`. Blocks. Later events reach no sink.
+    pub fn close_sinks(&self, patience: Duration) {
+        for sink in &self.sinks {
+            if !sink.close(patience) {
+                let name = sink.status().name;
+                tracing::warn!(sink = name, "the sink did not end in time; its last records may be lost");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector").field("sinks", &self.sinks).finish_non_exhaustive()
+    }
+}
+
+/// A reader's place in the stream of records.
+#[derive(Debug)]
+pub struct Subscription {
+    past: VecDeque<Arc<FlowRecord>>,
+    live: broadcast::Receiver<Arc<FlowRecord>>,
+    filter: Filter,
+    lost: Arc<AtomicU64>,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// A record that matches.
+    Record(Arc<FlowRecord>),
+    /// The reader was too slow for so many records, matching or not.
+    Lost(u64),
+}
+
+impl Subscription {
+    /// The next record of the past; `None` when only later ones are left.
+    pub fn next_past(&mut self) -> Option<Arc<FlowRecord>> {
+        self.past.pop_front()
+    }
+
+    /// The next record, waiting for one; `None` when the collector is gone.
+    pub async fn next(&mut self) -> Option<Item> {
+        if let Some(record) = self.next_past() {
+            return Some(Item::Record(record));
+        }
+        loop {
+            match self.live.recv().await {
+                Ok(record) if self.filter.matches(&record) => return Some(Item::Record(record)),
+                Ok(_) => {}
+                Err(RecvError::Lagged(n)) => {
+                    self.lost.fetch_add(n, Ordering::Relaxed);
+                    return Some(Item::Lost(n));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segd_common::event::Kind;
+
+    use super::*;
+    use crate::telemetry::process::NoProcesses;
+    use crate::telemetry::record::tests::{context, denied, event};
+
+    fn collector() -> Collector {
+        Collector::new(context(), Box::new(NoProcesses), Vec::new())
+    }
+
+    fn numbered(n: u64) -> Event {
+        Event { count: n, ..event(Kind::Open) }
+    }
+
+    fn count(item: Option<Item>) -> u64 {
+        match item {
+            Some(Item::Record(record)) => record.count,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn history_then_live_without_gap_or_repeat() {
+        let collector = Arc::new(collector());
+        let taker = Arc::clone(&collector);
+        let task = std::thread::spawn(move || {
+            for n in 0..20_000 {
+                taker.take(&numbered(n));
+            }
+        });
+        for _ in 0..20 {
+            let mut reader = collector.subscribe(Filter::default(), 100);
+            let mut before = None;
+            for _ in 0..50.min(reader.past.len()) {
+                let n = count(reader.next().await);
+                assert!(before.is_none_or(|b| b + 1 == n), "{before:?} {n}");
+                before = Some(n);
+            }
+        }
+        task.join().unwrap();
+        let mut reader = collector.subscribe(Filter::default(), 2);
+        collector.take(&numbered(7));
+        assert_eq!([count(reader.next().await), count(reader.next().await)], [19_998, 19_999]);
+        assert!(reader.next_past().is_none());
+        assert_eq!(count(reader.next().await), 7);
+        assert_eq!(collector.history().len(), HISTORY);
+        assert_eq!(collector.subscribe(Filter::default(), usize::MAX).past.len(), HISTORY);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_learns_what_it_lost() {
+        let collector = collector();
+        let mut reader = collector.subscribe(Filter::default(), 0);
+        for n in 0..LAG as u64 + 10 {
+            collector.take(&numbered(n));
+        }
+        assert_eq!(reader.next().await, Some(Item::Lost(10)));
+        assert_eq!(count(reader.next().await), 10);
+        assert_eq!(collector.lost(), [("decode".to_owned(), 0), ("stream".to_owned(), 10)]);
+    }
+
+    #[tokio::test]
+    async fn a_filter_counts_only_what_matches_as_the_last() {
+        let collector = collector();
+        for n in 0..10 {
+            collector.take(&numbered(n));
+        }
+        collector.take(&denied());
+        let mut filter = Filter::default();
+        filter.set("verdict", "allowed").unwrap();
+        let mut reader = collector.subscribe(filter, 1);
+        collector.take(&denied());
+        collector.take(&numbered(11));
+        assert_eq!([count(reader.next().await), count(reader.next().await)], [9, 11]);
+    }
+
+    #[test]
+    fn unreadable_events_are_counted_and_contexts_replaced() {
+        let collector = collector();
+        collector.take(&Event { kind: 77, ..denied() });
+        assert_eq!(collector.lost()[0], ("decode".to_owned(), 1));
+        collector.set_context(Context { host: "renamed".into(), ..context() });
+        collector.take(&denied());
+        let last = collector.subscribe(Filter::default(), 1).next_past().unwrap();
+        assert_eq!(&*last.host, "renamed");
+        assert!(collector.alive());
+    }
+}
