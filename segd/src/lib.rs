@@ -1,8 +1,11 @@
 //! segd: zone-to-zone allowlists on every Linux host, enforced in the kernel.
 
+pub mod agent;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod datapath;
 mod http;
 pub mod policy;
+pub mod rollout;
 pub mod telemetry;

@@ -1,3 +1,7 @@
 //! The `segd` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    segd::commands::main()
+}

@@ -1,0 +1,95 @@
+//! `segd explain`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::output::{self, Output};
+use super::{Failure, NO, Outcome, Reach};
+use crate::config;
+use crate::control::ClientError;
+use crate::policy::model::{Override, ServiceRef};
+use crate::policy::{self, Policy, Sources};
+use crate::rollout::modes;
+
+/// Answers from the zone files, by the same code that decides in the kernel, with what `segd mode` has set if
+/// the agent runs. Exit code 1 if the flow is denied.
+#[derive(Args, Debug)]
+pub(super) struct Explain {
+    /// Who begins: a zone or an address
+    from: String,
+    /// With whom: a zone or an address
+    to: String,
+    /// A port (`5432` is `tcp/5432`), `udp/53`, `icmp/echo`, or a service
+    port: String,
+    /// Other zone files than those that the configuration names; then no mode set by `segd mode` counts
+    #[arg(long, value_name = "DIR")]
+    zones: Option<PathBuf>,
+    /// The agent's configuration, for its failsafes
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Explain {
+    pub(super) async fn run(self) -> Outcome {
+        let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
+        let dir = self.zones.as_ref().unwrap_or(&config.policy_dir);
+        let now = Timestamp::now();
+        let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
+        let policy = policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))?;
+        let overrides = self.overrides().await?;
+        let mut denied = false;
+        let mut all = Vec::new();
+        for port in self.ports(&policy)? {
+            let found =
+                policy::explain(&policy, &self.from, &self.to, port, &overrides, &config.failsafes, now)
+                    .map_err(Failure::bad_input)?;
+            denied |= found.verdict == "denied";
+            all.push(found);
+        }
+        if self.output.is_json() {
+            output::json(&all)?;
+        } else {
+            let texts: Vec<String> = all.iter().map(policy::Explanation::render).collect();
+            output::print(&texts.join("\n"))?;
+        }
+        Ok(if denied { NO } else { 0 })
+    }
+
+    async fn overrides(&self) -> Result<Vec<Override>, Failure> {
+        if self.zones.is_some() {
+            return Ok(Vec::new());
+        }
+        match self.reach.client().status().await {
+            Ok(status) => Ok(modes::for_compiler(&status.overrides)),
+            Err(ClientError::NoAgent { .. }) => Ok(Vec::new()),
+            Err(error @ ClientError::NotPermitted { .. }) => {
+                eprintln!("segd: without what `segd mode` has set: {error}");
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The ports meant; a service may have several.
+    fn ports(&self, policy: &Policy) -> Result<Vec<policy::ports::PortSpec>, Failure> {
+        let text =
+            if self.port.parse::<u16>().is_ok() { format!("tcp/{}", self.port) } else { self.port.clone() };
+        let service = ServiceRef::from(text);
+        let ports = policy.ports(&service);
+        if ports.is_empty() {
+            let names: Vec<&str> = policy.services.keys().map(String::as_str).collect();
+            return Err(Failure::bad_input(format!(
+                "`{}` is neither a port such as 5432 or udp/53 nor a service ({})",
+                self.port,
+                names.join(", ")
+            )));
+        }
+        Ok(ports.to_vec())
+    }
+}

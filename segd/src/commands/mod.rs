@@ -1,0 +1,159 @@
+//! The command line: one file a command. Each reads its arguments, asks the agent or the files, and prints.
+
+mod apply;
+mod check;
+mod completions;
+mod detach;
+mod doctor;
+mod explain;
+mod flows;
+mod mode;
+mod output;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::{Client, ClientError};
+
+/// Exit codes: 0 done; 1 the answer is no; 2 bad usage or input; 3 no agent; 4 not permitted.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the answer is no: a check failed, a flow is denied, the agent could not
+  2  bad usage or input
+  3  no agent runs
+  4  not permitted";
+
+const NO: u8 = 1;
+const BAD_INPUT: u8 = 2;
+
+/// Zone-to-zone allowlists for the east-west traffic of this host, enforced in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "segd", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent: load the zone files, attach to the kernel, watch or enforce
+    Run(run::Run),
+    /// Check zone files: syntax, names, prefixes, tests; warn of what is unused or too broad
+    Check(check::Check),
+    /// Tell the verdict on a flow and the way to it, at both ends
+    Explain(explain::Explain),
+    /// Show what the agent and the kernel hold now
+    Status(status::Show),
+    /// Load the zone files anew
+    Apply(apply::Apply),
+    /// Set monitor or enforce mode, everywhere or for a part of the traffic; kept over restarts
+    Mode(mode::Set),
+    /// Show recent flows, or follow them live
+    Flows(flows::Flows),
+    /// Tell what this host can do for segd, and what is in the way
+    Doctor(doctor::Doctor),
+    /// Take every program and pin of segd off this host, whether the agent runs or not
+    Detach(detach::Detach),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// How to reach the agent.
+#[derive(Args, Clone, Debug)]
+struct Reach {
+    /// The agent's run directory
+    #[arg(long, value_name = "DIR", env = "SEGD_RUN_DIR", default_value = "/run/segd")]
+    run_dir: PathBuf,
+}
+
+impl Reach {
+    fn client(&self) -> Client {
+        Client::new(&self.run_dir)
+    }
+}
+
+/// Why a command fails, with its exit code.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn bad_input(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: BAD_INPUT }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self { message: error.to_string(), code: error.exit_code() }
+    }
+}
+
+impl From<crate::datapath::Error> for Failure {
+    fn from(error: crate::datapath::Error) -> Self {
+        Self { message: error.to_string(), code: if error.is_permission() { 4 } else { BAD_INPUT } }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::bad_input(error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::bad_input(error)
+    }
+}
+
+/// What a command ends with: its exit code, or why it failed.
+type Outcome = Result<u8, Failure>;
+
+/// Parses the arguments of the process and runs the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(run) => on_runtime(run.run()),
+        Command::Check(check) => check.run(),
+        Command::Explain(explain) => on_runtime(explain.run()),
+        Command::Status(show) => on_runtime(show.run()),
+        Command::Apply(apply) => on_runtime(apply.run()),
+        Command::Mode(set) => on_runtime(set.run()),
+        Command::Flows(flows) => on_runtime(flows.run()),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Detach(detach) => on_runtime(detach.run()),
+        Command::Completions(completions) => completions.run(),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            let lines = failure.message.trim_end();
+            // Diagnostics say `error:` themselves.
+            let prefix = if lines.contains("error: ") { "" } else { "segd: " };
+            eprintln!("{prefix}{lines}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn on_runtime(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,70 @@
+//! `segd mode`.
+
+use clap::{Args, ValueEnum};
+use segd_common::traffic::{Direction, Mode};
+
+use super::output::{self, Output};
+use super::{Outcome, Reach, status};
+use crate::control::api::ModeRequest;
+
+/// The newest setting counts first, before the rollouts of the zone files. It is kept over restarts.
+#[derive(Args, Debug)]
+pub(super) struct Set {
+    /// What happens to traffic that no rule allows
+    mode: Word,
+    /// Only what is decided as this zone
+    #[arg(long, value_name = "ZONE")]
+    subject: Option<String>,
+    /// Only this service or these ports, e.g. `postgres` or `tcp/5432`
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+    /// Only flows that begin here, or that begin elsewhere
+    #[arg(long, value_name = "DIRECTION")]
+    direction: Option<Way>,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Word {
+    /// It passes and is recorded as audited
+    Monitor,
+    /// It is denied
+    Enforce,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Way {
+    Outbound,
+    Inbound,
+}
+
+impl Set {
+    pub(super) async fn run(self) -> Outcome {
+        let request = ModeRequest {
+            mode: match self.mode {
+                Word::Monitor => Mode::Monitor,
+                Word::Enforce => Mode::Enforce,
+            },
+            subject: self.subject,
+            service: self.service,
+            direction: self.direction.map(|way| match way {
+                Way::Outbound => Direction::Outbound,
+                Way::Inbound => Direction::Inbound,
+            }),
+        };
+        let outcome = self.reach.client().set_mode(&request).await?;
+        if self.output.is_json() {
+            output::json(&outcome)?;
+        } else {
+            output::print(&format!("generation {} is in force\n", outcome.generation))?;
+            output::print(&status::modes(&outcome.modes))?;
+            for warning in &outcome.warnings {
+                output::print(&format!("warning: {warning}"))?;
+            }
+        }
+        Ok(0)
+    }
+}

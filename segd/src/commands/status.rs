@@ -1,0 +1,128 @@
+//! `segd status`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use jiff::{SpanRound, Timestamp, Unit};
+
+use super::output::{self, Output};
+use super::{Outcome, Reach};
+use crate::control::api::{ModeEntry, ModeOverride, Status};
+
+#[derive(Args, Debug)]
+pub(super) struct Show {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Show {
+    pub(super) async fn run(self) -> Outcome {
+        let status = self.reach.client().status().await?;
+        if self.output.is_json() {
+            output::json(&status)?;
+        } else {
+            output::print(&text(&status, Timestamp::now()))?;
+        }
+        Ok(0)
+    }
+}
+
+fn text(status: &Status, now: Timestamp) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<11}{value}");
+    };
+    let host = &status.host;
+    let addresses: Vec<String> = host.addresses.iter().map(ToString::to_string).collect();
+    line("host", format!("{} in zone {}", host.name, host.zone.as_deref().unwrap_or("(none)")));
+    line("addresses", addresses.join(", "));
+    line("agent", format!("segd {}, pid {}, up {}", status.version, status.pid, age(now, status.started)));
+    match &status.policy {
+        None => line("policy", "none is in force".to_owned()),
+        Some(policy) => {
+            let hash: String = policy.hash.chars().take(12).collect();
+            line(
+                "policy",
+                format!(
+                    "generation {}: {} zones, {} rules from {} ({hash}), loaded {} ago",
+                    status.generation,
+                    policy.zones,
+                    policy.rules,
+                    policy.dir.display(),
+                    age(now, policy.loaded_at)
+                ),
+            );
+        }
+    }
+    let attached = status.hooks.iter().filter(|h| h.attached).count();
+    line("kernel", format!("{attached} of {} hooks attached", status.hooks.len()));
+    let flows = status.flows;
+    line("flows", format!("{} allowed, {} audited, {} denied", flows.allowed, flows.audited, flows.denied));
+    let lost: Vec<String> =
+        status.lost.iter().filter(|l| l.lost > 0).map(|l| format!("{} at {}", l.lost, l.stage)).collect();
+    line("lost", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") });
+    for sink in &status.sinks {
+        let how = match &sink.error {
+            None if sink.up => "up".to_owned(),
+            None => "down".to_owned(),
+            Some(error) => format!("down: {error}"),
+        };
+        line("sink", format!("{} is {how}", sink.name));
+    }
+    if let Some(metrics) = &status.metrics {
+        line("metrics", format!("http://{metrics}/metrics"));
+    }
+    let _ = write!(out, "\n{}", modes(&status.modes));
+    if !status.overrides.is_empty() {
+        let _ = write!(out, "\n\n{}", overrides(&status.overrides));
+    }
+    for warning in &status.warnings {
+        let _ = write!(out, "\n\nwarning: {warning}");
+    }
+    out
+}
+
+fn age(now: Timestamp, then: Timestamp) -> String {
+    let rounding = SpanRound::new().largest(Unit::Hour).smallest(Unit::Second);
+    match now.since(then).and_then(|span| span.round(rounding)) {
+        Ok(span) => format!("{span:#}"),
+        Err(_) => "unknown".to_owned(),
+    }
+}
+
+/// The modes, first match first.
+pub(super) fn modes(entries: &[ModeEntry]) -> String {
+    let any = |name: &Option<String>| name.clone().unwrap_or_else(|| "any".to_owned());
+    output::table(
+        ["SUBJECT", "DIRECTION", "PEER", "SERVICE", "MODE", "SET BY"],
+        entries.iter().map(|e| {
+            [
+                e.subject.clone(),
+                e.direction.to_string(),
+                any(&e.peer),
+                any(&e.service),
+                e.mode.to_string(),
+                e.source.clone(),
+            ]
+        }),
+    )
+}
+
+fn overrides(overrides: &[ModeOverride]) -> String {
+    let any = |name: &Option<String>| name.clone().unwrap_or_else(|| "any".to_owned());
+    output::table(
+        ["OVERRIDE", "SUBJECT", "SERVICE", "DIRECTION", "BY UID", "AT"],
+        overrides.iter().map(|o| {
+            [
+                o.mode.to_string(),
+                any(&o.subject),
+                any(&o.service),
+                o.direction.map_or_else(|| "both".to_owned(), |d| d.to_string()),
+                o.set_by.to_string(),
+                o.set_at.to_string(),
+            ]
+        }),
+    )
+}
