@@ -1,0 +1,12 @@
+//! End to end on the running kernel: real sockets on simulated hosts, judged by real agents.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, also in its helpers")]
+
+mod modes;
+mod prefixes;
+mod refusals;
+mod restart;
+mod sockets;
+mod support;
+mod udp;
+mod verdicts;
