@@ -53,7 +53,24 @@ impl Handle {
             generation: generation.0,
             modes: modes::entries(&now.policy, &now.zone, &now.overrides),
             overrides: now.overrides.clone(),
-            warnings: Vec::new(),
+            warnings: self.missing_hooks().into_iter().collect(),
+        }
+    }
+
+    /// A warning if programs are missing where they were attached.
+    fn missing_hooks(&self) -> Option<String> {
+        let attached = self.core.datapath().attached();
+        let missing: Vec<&str> = attached.iter().filter(|a| a.program_id.is_none()).map(|a| a.hook).collect();
+        let all = attached.len();
+        match missing.len() {
+            0 => None,
+            n if n == all => Some(format!(
+                "no program is attached at any of the {all} hooks: nothing is judged; restart segd to attach them"
+            )),
+            n => Some(format!(
+                "no program is attached at {n} of {all} hooks ({}): traffic may pass unjudged; restart segd to attach them",
+                missing.join(", ")
+            )),
         }
     }
 }
@@ -116,9 +133,7 @@ impl Agent for Handle {
                 link_id: a.link_id,
             })
             .collect();
-        for hook in hooks.iter().filter(|h| !h.attached) {
-            warnings.push(format!("no program is attached at {}; restart segd to attach it", hook.hook));
-        }
+        warnings.extend(self.missing_hooks());
         let kernel = [("ring", losses[0]), ("counters", losses[1]), ("flows", losses[2])];
         let kernel = kernel.map(|(stage, lost)| (stage.to_owned(), lost));
         let lost = kernel.into_iter().chain(core.collector.lost());
@@ -173,7 +188,7 @@ impl Agent for Handle {
         Ok(Applied {
             generation: generation.0,
             policy: self.policy_status(&now),
-            warnings: now.warnings.clone(),
+            warnings: now.warnings.iter().cloned().chain(self.missing_hooks()).collect(),
         })
     }
 

@@ -1,19 +1,22 @@
 //! `segd detach`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::output::{self, Output};
-use super::{Outcome, Reach};
+use super::{NO, Outcome, Reach};
 use crate::datapath;
+
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Works on the pins alone, so it works without the agent. A running agent goes on, but judges nothing until it
 /// is restarted.
 #[derive(Args, Debug)]
 pub(super) struct Detach {
     /// Where programs and tables are pinned
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/segd")]
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_BPFFS)]
     bpffs: PathBuf,
     #[command(flatten)]
     reach: Reach,
@@ -24,21 +27,31 @@ pub(super) struct Detach {
 impl Detach {
     pub(super) async fn run(self) -> Outcome {
         let hooks = datapath::detach(&self.bpffs)?;
-        if let Ok(status) = self.reach.client().status().await {
-            eprintln!(
-                "segd: the agent still runs (pid {}); it judges nothing until it is restarted",
-                status.pid
-            );
-        }
         if self.output.is_json() {
             output::json(&serde_json::json!({ "hooks": hooks }))?;
         } else if hooks == 0 {
             output::print(&format!("nothing of segd is pinned at {}", self.bpffs.display()))?;
         } else {
-            output::print(&format!(
-                "detached from {hooks} hooks; no traffic of this host is judged any more"
-            ))?;
+            output::print(&format!("detached from {hooks} hooks"))?;
         }
-        Ok(0)
+        Ok(if self.is_held_elsewhere(hooks).await { NO } else { 0 })
+    }
+
+    /// Tells of an agent that still runs. Returns whether it holds hooks that are pinned elsewhere. An agent that
+    /// does not answer must not hold up the way out.
+    async fn is_held_elsewhere(&self, freed: usize) -> bool {
+        let status = tokio::time::timeout(PATIENCE, self.reach.client().status()).await;
+        let Ok(Ok(status)) = status else {
+            return false;
+        };
+        let (pid, held) = (status.pid, status.hooks.iter().filter(|hook| hook.attached).count());
+        if held > 0 {
+            eprintln!(
+                "segd: the agent (pid {pid}) has {held} hooks attached that are pinned elsewhere: give its --bpffs"
+            );
+        } else if freed > 0 {
+            eprintln!("segd: the agent (pid {pid}) still runs; it judges nothing until it is restarted");
+        }
+        held > 0
     }
 }

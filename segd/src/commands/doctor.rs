@@ -17,7 +17,7 @@ pub(super) struct Doctor {
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// Where programs and tables are pinned
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/segd")]
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_BPFFS)]
     bpffs: PathBuf,
     #[command(flatten)]
     output: Output,

@@ -9,6 +9,7 @@ use super::output::{self, Output};
 use super::{Failure, NO, Outcome, Reach};
 use crate::config;
 use crate::control::ClientError;
+use crate::control::api::Status;
 use crate::policy::model::{Override, ServiceRef};
 use crate::policy::{self, Policy, Sources};
 use crate::rollout::modes;
@@ -33,6 +34,17 @@ pub(super) struct Explain {
     reach: Reach,
     #[command(flatten)]
     output: Output,
+}
+
+/// What `segd mode` has set here holds for the hosts of no other zone.
+fn of_host(status: &Status) -> Vec<Override> {
+    let zone = status.host.zone.clone();
+    let mut overrides = modes::for_compiler(&status.overrides);
+    overrides.retain(|o| o.subject.is_none() || o.subject == zone);
+    for o in &mut overrides {
+        o.subject.clone_from(&zone);
+    }
+    overrides
 }
 
 impl Explain {
@@ -66,7 +78,7 @@ impl Explain {
             return Ok(Vec::new());
         }
         match self.reach.client().status().await {
-            Ok(status) => Ok(modes::for_compiler(&status.overrides)),
+            Ok(status) => Ok(of_host(&status)),
             Err(ClientError::NoAgent { .. }) => Ok(Vec::new()),
             Err(error @ ClientError::NotPermitted { .. }) => {
                 eprintln!("segd: without what `segd mode` has set: {error}");

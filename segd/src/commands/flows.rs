@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::tz::TimeZone;
 
 use super::output::{self, Output};
-use super::{Failure, Outcome, Reach};
+use super::{Failure, NO_AGENT, Outcome, Reach};
 use crate::control::api::{FlowLine, FlowsQuery};
 use crate::telemetry::Filter;
 use crate::telemetry::line::LineStyle;
@@ -51,7 +51,9 @@ impl Flows {
         let mut stream = self.reach.client().flows(&query).await?;
         let time_zone = if self.output.is_json() { TimeZone::UTC } else { TimeZone::system() };
         let style = LineStyle { colour: output::colour(), time_zone };
+        let mut shown = 0_u64;
         while let Some(line) = stream.next().await? {
+            shown += 1;
             match line {
                 line if self.output.is_json() => output::print(&serde_json::to_string(&line)?)?,
                 FlowLine::Record(record) => output::print(&style.render(&record))?,
@@ -59,6 +61,12 @@ impl Flows {
                     eprintln!("segd: {lost} flows came faster than they could be shown");
                 }
             }
+        }
+        if self.follow {
+            return Err(Failure { message: "the agent ended".to_owned(), code: NO_AGENT });
+        }
+        if shown == 0 && !self.output.is_json() {
+            eprintln!("segd: no recent flow matches");
         }
         Ok(0)
     }

@@ -12,7 +12,7 @@ mod output;
 mod run;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -30,6 +30,10 @@ Exit codes:
 
 const NO: u8 = 1;
 const BAD_INPUT: u8 = 2;
+const NO_AGENT: u8 = 3;
+
+/// Where programs and tables are pinned unless told otherwise.
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/segd";
 
 /// Zone-to-zone allowlists for the east-west traffic of this host, enforced in the kernel.
 #[derive(Debug, Parser)]
@@ -139,8 +143,22 @@ pub fn main() -> ExitCode {
             // Diagnostics say `error:` themselves.
             let prefix = if lines.contains("error: ") { "" } else { "segd: " };
             eprintln!("{prefix}{lines}");
+            if failure.code == NO_AGENT {
+                tell_of_pins();
+            }
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Without the agent its programs go on, which whoever looks for it must know.
+fn tell_of_pins() {
+    let hooks = crate::datapath::pinned_hooks(Path::new(DEFAULT_BPFFS));
+    if hooks > 0 {
+        eprintln!(
+            "segd: the programs of a former agent are attached at {hooks} hooks and go on judging; \
+             `segd detach` takes them off"
+        );
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// Where programs and tables are pinned, on a BPF file system
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/segd")]
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_BPFFS)]
     bpffs: PathBuf,
     /// What must outlive the agent
     #[arg(long, value_name = "DIR", default_value = "/var/lib/segd")]

@@ -28,8 +28,6 @@ pub struct Config {
     pub host: HostConfig,
     /// `[policy] dir`; relative to the working directory of the agent.
     pub policy_dir: PathBuf,
-    /// `[enforcement] on_revoke`.
-    pub on_revoke: OnRevoke,
     /// `[[failsafe]]`, or the defaults.
     pub failsafes: Vec<Failsafe>,
     /// `[metrics] listen`.
@@ -49,18 +47,6 @@ pub struct HostConfig {
     pub zone: Option<String>,
     /// Copied into every flow record.
     pub labels: BTreeMap<String, String>,
-}
-
-/// What happens to a connection that a new policy denies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnRevoke {
-    /// Its socket is destroyed, so that both sides see it end.
-    #[default]
-    Reset,
-    /// Its packets are dropped.
-    Drop,
-    /// It goes on until it ends by itself.
-    Keep,
 }
 
 /// `[[sink]]`: where flow records go, as JSON lines.
@@ -108,7 +94,6 @@ impl Default for Config {
         Self {
             host: HostConfig::default(),
             policy_dir: PathBuf::from(DEFAULT_POLICY_DIR),
-            on_revoke: OnRevoke::default(),
             failsafes: default_failsafes(),
             metrics_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_METRICS_PORT)),
             sinks: Vec::new(),

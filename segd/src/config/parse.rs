@@ -8,12 +8,12 @@ use segd_common::traffic::{Direction, Verdict, protocol};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, HostConfig, OnRevoke, Rotate, Sink, SinkTarget, units};
+use super::{Config, HostConfig, Rotate, Sink, SinkTarget, units};
 use crate::policy::diagnostics::{Diagnostics, suggest};
 use crate::policy::failsafe::{Failsafe, check_ports};
 use crate::policy::load::{parse_cidr, parse_ports};
 use crate::policy::source::{Placed, Sources};
-use crate::policy::walk::{Section, Walk, in_order};
+use crate::policy::walk::{Section, Walk, in_order, not_supported};
 
 const TABLES: [&str; 7] = ["host", "policy", "enforcement", "failsafe", "metrics", "sink", "control"];
 
@@ -48,8 +48,18 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, config: &mut Config) {
             "enforcement" => {
                 let later = ["max_exception_ttl"];
                 let Some(section) = table(walk, key, value, &["on_revoke"], &later) else { continue };
-                let words = [("reset", OnRevoke::Reset), ("drop", OnRevoke::Drop), ("keep", OnRevoke::Keep)];
-                config.on_revoke = section.word(walk, "on_revoke", &words).unwrap_or_default();
+                let word = section.word(
+                    walk,
+                    "on_revoke",
+                    &[("drop", "drop"), ("reset", "reset"), ("keep", "keep")],
+                );
+                if let Some(later @ ("reset" | "keep")) = word
+                    && let Some(text) = section.string(walk, "on_revoke")
+                {
+                    let what = format!("`on_revoke = \"{later}\"`");
+                    let remedy = "leave it out: packets of a flow that a new policy denies are dropped";
+                    not_supported(walk, text.place, &what, remedy);
+                }
             }
             "metrics" => {
                 let Some(section) = table(walk, key, value, &["listen"], &[]) else { continue };

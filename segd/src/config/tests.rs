@@ -48,7 +48,6 @@ fn every_key() {
                 labels: [("site".into(), "rotterdam".into())].into(),
             },
             policy_dir: "/etc/segd/zones".into(),
-            on_revoke: OnRevoke::Drop,
             failsafes: vec![Failsafe {
                 direction: Direction::Inbound,
                 ports: vec!["tcp/22".parse().unwrap()],
@@ -79,6 +78,16 @@ fn an_empty_file_means_the_defaults() {
 fn a_named_file_must_be_there() {
     let error = read(Some(Path::new("/nonexistent/segd.toml"))).unwrap_err().to_string();
     assert_eq!(error, "cannot read /nonexistent/segd.toml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn what_happens_to_revoked_flows_cannot_be_chosen_yet() {
+    assert!(parse("segd.toml", "[enforcement]\non_revoke = \"drop\"\n").is_ok());
+    for word in ["reset", "keep"] {
+        let found = parse("segd.toml", &format!("[enforcement]\non_revoke = \"{word}\"\n")).unwrap_err();
+        let message = &found.items()[0].message;
+        assert!(message.contains(&format!("on_revoke = \"{word}\"` is not supported yet")), "{message}");
+    }
 }
 
 #[test]

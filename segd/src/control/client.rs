@@ -19,7 +19,7 @@ use super::api::{Applied, ErrorBody, FlowLine, FlowsQuery, ModeOutcome, ModeRequ
 use super::socket::SOCKET_FILE;
 
 /// For an answer to begin and, but for streams, to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of an answer that is no stream.
 const MAX_ANSWER: usize = 64 << 20;

@@ -179,6 +179,12 @@ pub fn detach(bpffs: &Path) -> Result<usize, Error> {
     Pins::at(bpffs).remove_all()
 }
 
+/// How many hooks an agent's pins hold, whether it runs or not.
+#[must_use]
+pub fn pinned_hooks(bpffs: &Path) -> usize {
+    Pins::at(bpffs).link_count()
+}
+
 /// Reads a ring buffer item.
 #[must_use]
 pub fn event(bytes: &[u8]) -> Option<Event> {

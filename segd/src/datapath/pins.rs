@@ -73,7 +73,12 @@ impl Pins {
 
     /// Whether a former agent left programs attached.
     pub(super) fn has_links(&self) -> bool {
-        fs::read_dir(self.links()).is_ok_and(|mut entries| entries.next().is_some())
+        self.link_count() > 0
+    }
+
+    /// How many links a former agent left.
+    pub(super) fn link_count(&self) -> usize {
+        fs::read_dir(self.links()).map_or(0, Iterator::count)
     }
 
     /// Names and pins of the maps, for the loader, which opens a pin or makes the map and pins it. Pins that

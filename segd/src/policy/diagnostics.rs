@@ -109,6 +109,8 @@ impl Diagnostics {
         let (line, column) = self.sources.line_column(place);
         let file = self.sources.name(place).to_owned();
         let (help, related) = (None, None);
+        // What a file says is repeated in messages; it must not steer the terminal.
+        let message = message.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
         self.items.push(Diagnostic { file, line, column, place, severity, message, help, related });
         let last = self.items.len() - 1;
         &mut self.items[last]

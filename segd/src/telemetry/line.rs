@@ -106,7 +106,7 @@ mod tests {
         let want = "\
 00:01:30.500  allowed  out  fulfillment -> orders         10.30.0.5:5432          postgres      wms-to-orders-db    psql[1234]
 00:01:30.500  allowed  out  fulfillment -> orders         10.30.0.5:5432          postgres      wms-to-orders-db    psql[1234]  closed after 2500 ms, 4096 B in, 900 B out
-00:01:30.500  denied   out  fulfillment -> orders         10.30.0.5:5432          postgres      no-rule             psql[1234]  x3
+00:01:30.500  denied   out  fulfillment -> orders         10.30.0.5:5432          postgres      no-rule             -  x3
 00:01:30.500  allowed  in   orders -> fulfillment         10.20.0.7 icmp 8/0      postgres      wms-to-orders-db    -";
         assert_eq!(lines.join("\n"), want);
     }
@@ -114,11 +114,10 @@ mod tests {
     #[test]
     fn colour_does_not_shift_columns_and_names_cannot_colour() {
         let style = LineStyle { colour: true, time_zone: TimeZone::UTC };
-        let mut record = record(&denied());
-        if let Some(process) = &mut record.process {
-            process.comm = "x\x1b[32m".to_owned();
-        }
-        let line = style.render(&record);
+        let mut refused = record(&denied());
+        refused.process = record(&event(Kind::Open)).process;
+        refused.process.as_mut().unwrap().comm = "x\x1b[32m".to_owned();
+        let line = style.render(&refused);
         assert!(line.contains("  \x1b[31mdenied \x1b[0m  out"), "{line:?}");
         assert_eq!(line.matches('\x1b').count(), 2, "{line:?}");
     }

@@ -68,7 +68,7 @@ pub struct FlowRecord {
     pub subject: String,
     /// The local workload.
     pub workload: Option<String>,
-    /// Who made the local socket; `null` for one older than the agent.
+    /// Who made the local socket; `null` for one older than the agent, and where `count` is more than 1.
     pub process: Option<Process>,
     /// Denials that this record stands for; else 1.
     pub count: u64,
@@ -185,7 +185,8 @@ impl FlowRecord {
             generation: flow.generation.0,
             subject: context.registry.subject_name(flow.subject),
             workload: None,
-            process: Process::of(&event.owner, processes),
+            // Joined denials may be of several processes; which one was last says nothing of the others.
+            process: if event.count > 1 { None } else { Process::of(&event.owner, processes) },
             count: event.count,
             packets: InOut { received: flow.packets_in, sent: flow.packets_out },
             bytes: InOut { received: flow.bytes_in, sent: flow.bytes_out },
