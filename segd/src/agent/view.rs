@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use segd_common::counter::{Counter, CounterKey};
 use segd_common::id::Generation;
-use segd_common::traffic::Verdict;
+use segd_common::traffic::{Mode, Verdict};
 
 use super::core::{Core, InForce, InstallError};
 use crate::control::Agent;
@@ -172,8 +172,14 @@ impl Agent for Handle {
         });
         match changed {
             Ok(generation) => {
-                tracing::info!(generation = generation.0, uid = caller.uid, mode = %request.mode,
-                    subject = request.subject, service = request.service, "mode set");
+                tracing::info!(
+                    generation = generation.0,
+                    uid = caller.uid,
+                    mode = request.mode.map_or("as in the zone files", Mode::name),
+                    subject = request.subject,
+                    service = request.service,
+                    "mode set"
+                );
                 Ok(self.outcome(generation))
             }
             Err(Refused::Mode(error)) => Err(ControlError::Invalid(body(&error, None))),

@@ -33,6 +33,8 @@ enum Word {
     Monitor,
     /// It is denied
     Enforce,
+    /// What the zone files say: takes back what `segd mode` has set
+    Default,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -45,8 +47,9 @@ impl Set {
     pub(super) async fn run(self) -> Outcome {
         let request = ModeRequest {
             mode: match self.mode {
-                Word::Monitor => Mode::Monitor,
-                Word::Enforce => Mode::Enforce,
+                Word::Monitor => Some(Mode::Monitor),
+                Word::Enforce => Some(Mode::Enforce),
+                Word::Default => None,
             },
             subject: self.subject,
             service: self.service,

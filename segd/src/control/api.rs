@@ -103,7 +103,7 @@ pub struct ModeOverride {
     /// Service; `None`: every one.
     pub service: Option<String>,
     /// Both, if not given.
-    #[serde(default, with = "optional_direction", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "optional_named", skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     /// User id of who set it.
     pub set_by: u32,
@@ -159,9 +159,9 @@ pub struct SinkState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModeRequest {
-    /// The mode.
-    #[serde(with = "named")]
-    pub mode: Mode,
+    /// The mode; `None`: what the zone files say.
+    #[serde(with = "optional_named")]
+    pub mode: Option<Mode>,
     /// Zone or workload; default: every one.
     #[serde(default)]
     pub subject: Option<String>,
@@ -169,7 +169,7 @@ pub struct ModeRequest {
     #[serde(default)]
     pub service: Option<String>,
     /// Default: both.
-    #[serde(default, with = "optional_direction", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "optional_named", skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
 }
 
@@ -297,22 +297,23 @@ pub enum ControlError {
     Failed(ErrorBody),
 }
 
-mod optional_direction {
-    use super::{Direction, named};
+mod optional_named {
+    use super::named::{self, Named};
     use serde::{Deserialize, Deserializer, Serializer};
 
     #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(value: &Option<Direction>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<T: Named, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
         match value {
-            Some(direction) => named::serialize(direction, to),
+            Some(word) => named::serialize(word, to),
             None => to.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Direction>, D::Error> {
+    pub(super) fn deserialize<'de, T: Named, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
         #[derive(Deserialize)]
-        struct Word(#[serde(with = "named")] Direction);
-        Ok(Option::<Word>::deserialize(from)?.map(|word| word.0))
+        #[serde(bound = "T: Named")]
+        struct Word<T: Named>(#[serde(with = "named")] T);
+        Ok(Option::<Word<T>>::deserialize(from)?.map(|word| word.0))
     }
 }
 
@@ -341,10 +342,11 @@ mod tests {
         let parse = serde_json::from_str::<ModeRequest>;
         let full = r#"{"mode":"enforce","subject":"orders","service":null,"direction":"inbound"}"#;
         let request = parse(full).unwrap();
-        assert_eq!((request.mode, request.direction), (Mode::Enforce, Some(Direction::Inbound)));
+        assert_eq!((request.mode, request.direction), (Some(Mode::Enforce), Some(Direction::Inbound)));
         assert_eq!(serde_json::to_string(&request).unwrap(), full);
         assert_eq!(parse(r#"{"mode":"monitor"}"#).unwrap().direction, None);
         assert_eq!(parse(r#"{"mode":"monitor","direction":null}"#).unwrap().direction, None);
+        assert_eq!(parse(r#"{"mode":null}"#).unwrap().mode, None);
         for (text, want) in [
             (r#"{"mode":"off"}"#, "must be one of monitor, enforce"),
             (r#"{"mode":"monitor","subjects":"x"}"#, "unknown field `subjects`"),

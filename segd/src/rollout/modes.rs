@@ -28,7 +28,8 @@ pub enum ModeError {
     },
 }
 
-/// The overrides after a request: the new one comes first, and those that it makes moot are dropped.
+/// The overrides after a request: the new one, if one is asked for, comes first, and those that the request covers
+/// are dropped.
 ///
 /// # Errors
 /// The request names something that the policy does not have.
@@ -48,16 +49,16 @@ pub fn set(
     {
         return Err(ModeError::Service { name: name.clone(), help: nearest(name, policy.services.keys()) });
     }
-    let new = ModeOverride {
-        mode: request.mode,
+    let new = request.mode.map(|mode| ModeOverride {
+        mode,
         subject: request.subject.clone(),
         service: request.service.clone(),
         direction: request.direction,
         set_by: caller.uid,
         set_at: now,
-    };
-    let kept = overrides.iter().filter(|old| !covers(&new, old)).cloned();
-    Ok(std::iter::once(new.clone()).chain(kept).collect())
+    });
+    let kept = overrides.iter().filter(|old| !covers(request, old)).cloned();
+    Ok(new.into_iter().chain(kept).collect())
 }
 
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> String {
@@ -65,8 +66,8 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> String {
         .map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
 }
 
-/// Whether `old` can no longer match first anywhere.
-fn covers(new: &ModeOverride, old: &ModeOverride) -> bool {
+/// Whether everything that `old` holds for is asked for.
+fn covers(new: &ModeRequest, old: &ModeOverride) -> bool {
     fn part<T: PartialEq>(new: Option<&T>, old: Option<&T>) -> bool {
         new.is_none() || new == old
     }
@@ -151,7 +152,7 @@ mod tests {
 
     fn request(mode: Mode, subject: Option<&str>, service: Option<&str>) -> ModeRequest {
         let own = |text: Option<&str>| text.map(str::to_owned);
-        ModeRequest { mode, subject: own(subject), service: own(service), direction: None }
+        ModeRequest { mode: Some(mode), subject: own(subject), service: own(service), direction: None }
     }
 
     fn set_now(old: &[ModeOverride], request: &ModeRequest) -> Result<Vec<ModeOverride>, ModeError> {
@@ -166,6 +167,10 @@ mod tests {
         assert_eq!(two[0].subject.as_deref(), Some("transport"));
         let wide = set_now(&two, &request(Mode::Monitor, None, None)).unwrap();
         assert_eq!(wide.len(), 1, "monitor everywhere makes both moot");
+        let none = ModeRequest { mode: None, ..request(Mode::Monitor, Some("orders"), None) };
+        let left = set_now(&two, &none).unwrap();
+        assert_eq!(left.len(), 1, "what was set for orders is taken back");
+        assert_eq!(left[0].subject.as_deref(), Some("transport"));
     }
 
     #[test]

@@ -53,6 +53,11 @@ fn a_mode_can_be_set_for_one_service_and_outlives_the_agent() {
     assert_eq!(status["overrides"][0]["service"], "cache");
     assert_eq!(status["overrides"][0]["set_by"], 0);
     counted(&agent, "segd_enforcing", &[("service", "cache"), ("direction", "outbound")], 1.0);
+
+    agent.mode(&["default"]).unwrap();
+    assert_eq!(agent.status().unwrap()["overrides"], serde_json::json!([]));
+    let cache = pair.transport.tcp_connect(pair.orders.v4_port(6379)).unwrap();
+    assert_eq!(cache.errno(), None, "the zone files say monitor: {cache:?}");
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Agent for Fake {
             Some("full") => Err(ControlError::Failed(body("the map is full"))),
             _ => {
                 let ModeRequest { mode, subject, service, direction } = request;
+                let mode = mode.unwrap_or(Mode::Monitor);
                 let set_at = "2026-01-01T00:00:00Z".parse().unwrap();
                 let set_by = caller.uid;
                 let set = ModeOverride { mode, subject, service, direction, set_by, set_at };
@@ -92,7 +93,7 @@ fn start(group: &str) -> Running {
 }
 
 fn enforce(subject: &str) -> ModeRequest {
-    ModeRequest { mode: Mode::Enforce, subject: Some(subject.into()), service: None, direction: None }
+    ModeRequest { mode: Some(Mode::Enforce), subject: Some(subject.into()), service: None, direction: None }
 }
 
 fn numbered(n: u64) -> Event {
