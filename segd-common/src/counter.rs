@@ -61,6 +61,12 @@ pub enum Loss {
     ToldByAgent = 5,
 }
 
+impl Loss {
+    /// Those by which something is lost, each with the name of the stage where it happens.
+    pub const STAGES: [(&str, Self); 3] =
+        [("ring", Self::Ring), ("counters", Self::Counters), ("flows", Self::Flows)];
+}
+
 /// Number of [`Loss`] indexes.
 pub const LOSSES: u32 = 6;
 

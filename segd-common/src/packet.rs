@@ -48,12 +48,8 @@ pub struct Unreadable {
     pub protocol: u8,
 }
 
-/// TCP's FIN flag.
-pub const TCP_FIN: u8 = 0x01;
 /// TCP's SYN flag.
 pub const TCP_SYN: u8 = 0x02;
-/// TCP's RST flag.
-pub const TCP_RST: u8 = 0x04;
 /// TCP's ACK flag.
 pub const TCP_ACK: u8 = 0x10;
 

@@ -78,7 +78,10 @@ pub(super) struct Core {
     pub(super) collector: Arc<Collector>,
     pub(super) counters: Mutex<Counters>,
     datapath: Mutex<Datapath>,
-    fresh_counters: bool,
+    /// Held by whoever makes the next generation.
+    turn: Mutex<()>,
+    /// Whether the numbers in a former agent's counters had lost their names.
+    pub(super) fresh_counters: bool,
     in_force: ArcSwap<InForce>,
 }
 
@@ -164,6 +167,7 @@ impl Core {
             collector,
             counters: Mutex::new(counters),
             datapath: Mutex::new(datapath),
+            turn: Mutex::default(),
             in_force: ArcSwap::from_pointee(made),
         })
     }
@@ -181,11 +185,6 @@ impl Core {
         self.datapath().generation()
     }
 
-    /// Whether the numbers in a former agent's counters had lost their names.
-    pub(super) fn begins_to_count_anew(&self) -> bool {
-        self.fresh_counters
-    }
-
     /// Brings the same policy into force once more, so that every flow is decided again. Blocks.
     pub(super) fn load_again(&self) {
         let addresses = self.in_force().addresses.clone();
@@ -196,23 +195,18 @@ impl Core {
 
     /// Loads the zone files anew. Blocks.
     pub(super) fn load(&self) -> Result<Generation, InstallError> {
-        let addresses = self.in_force().addresses.clone();
-        let draft = draft(&self.config, addresses)?;
-        self.install(draft, |overrides| Ok(overrides.to_vec()))
+        self.change(|now| {
+            let draft = draft(&self.config, now.addresses.clone())?;
+            Ok((draft, now.overrides.clone()))
+        })
     }
 
     /// Follows a change of the host's addresses. Blocks.
     pub(super) fn move_to(&self, addresses: Vec<IpAddr>) -> Result<Generation, InstallError> {
-        let now = self.in_force();
-        let zone = policy::host_zone(&now.policy, self.config.host.zone.as_deref(), &addresses)?;
-        let draft = Draft {
-            policy: Arc::clone(&now.policy),
-            zone,
-            addresses,
-            loaded_at: now.loaded_at,
-            warnings: now.warnings.clone(),
-        };
-        self.install(draft, |overrides| Ok(overrides.to_vec()))
+        self.change(|now| {
+            let zone = policy::host_zone(&now.policy, self.config.host.zone.as_deref(), &addresses)?;
+            Ok((Draft { zone, addresses, ..Draft::of(now) }, now.overrides.clone()))
+        })
     }
 
     /// Changes the overrides. Blocks.
@@ -220,27 +214,19 @@ impl Core {
         &self,
         change: impl FnOnce(&Policy, &[ModeOverride]) -> Result<Vec<ModeOverride>, E>,
     ) -> Result<Generation, E> {
-        let now = self.in_force();
-        let draft = Draft {
-            policy: Arc::clone(&now.policy),
-            zone: now.zone.clone(),
-            addresses: now.addresses.clone(),
-            loaded_at: now.loaded_at,
-            warnings: now.warnings.clone(),
-        };
-        self.install(draft, |overrides| change(&now.policy, overrides))
+        self.change(|now| Ok((Draft::of(now), change(&now.policy, &now.overrides)?)))
     }
 
-    fn install<E: From<InstallError>>(
+    /// The one way to another generation. Changes come one after the other, each made of what the one before
+    /// brought into force.
+    fn change<E: From<InstallError>>(
         &self,
-        draft: Draft,
-        overrides: impl FnOnce(&[ModeOverride]) -> Result<Vec<ModeOverride>, E>,
+        next: impl FnOnce(&InForce) -> Result<(Draft, Vec<ModeOverride>), E>,
     ) -> Result<Generation, E> {
-        // Held throughout: changes come one after the other, each on top of the one before.
-        let mut datapath = self.datapath();
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.in_force();
-        let overrides = overrides(&now.overrides)?;
-        let registry = Registry::clone(&now.registry);
+        let (draft, overrides) = next(&now)?;
+        let mut datapath = self.datapath();
         let made = make(
             &self.config,
             &self.host,
@@ -249,10 +235,23 @@ impl Core {
             &mut datapath,
             &draft,
             &overrides,
-            registry,
+            Registry::clone(&now.registry),
         )?;
         self.in_force.store(Arc::new(made));
         datapath.generation().map_err(|e| InstallError::Datapath(e).into())
+    }
+}
+
+impl Draft {
+    /// What is in force, to be brought into force again with changes.
+    fn of(now: &InForce) -> Self {
+        Self {
+            policy: Arc::clone(&now.policy),
+            zone: now.zone.clone(),
+            addresses: now.addresses.clone(),
+            loaded_at: now.loaded_at,
+            warnings: now.warnings.clone(),
+        }
     }
 }
 

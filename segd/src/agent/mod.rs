@@ -235,7 +235,7 @@ fn attach(core: &Core) -> Result<RingBuf<MapData>, StartError> {
     let took_over = datapath.attach()?;
     let foreign = datapath.foreign();
     drop(datapath);
-    if core.begins_to_count_anew() && took_over {
+    if core.fresh_counters && took_over {
         // Flows that the former programs decided since have places in counters that are gone.
         core.load_again();
     }

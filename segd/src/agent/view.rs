@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use segd_common::counter::{Counter, CounterKey};
+use segd_common::counter::{Counter, CounterKey, Loss};
 use segd_common::id::Generation;
 use segd_common::traffic::{Mode, Verdict};
 
@@ -134,8 +134,7 @@ impl Agent for Handle {
             })
             .collect();
         warnings.extend(self.missing_hooks());
-        let kernel = [("ring", losses[0]), ("counters", losses[1]), ("flows", losses[2])];
-        let kernel = kernel.map(|(stage, lost)| (stage.to_owned(), lost));
+        let kernel = Loss::STAGES.map(|(stage, loss)| (stage.to_owned(), losses[loss as usize]));
         let lost = kernel.into_iter().chain(core.collector.lost());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

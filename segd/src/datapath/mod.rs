@@ -153,16 +153,22 @@ impl Datapath {
     }
 }
 
-fn load(pins: &Pins, log_level: u8) -> Result<(Ebpf, Tables), Error> {
-    let object = Object::parse(OBJECT).map_err(|e| Error::Load(Box::new(e.into())))?;
+/// A loader of the object whose programs log at a level, as [`Place::log_level`].
+fn loader(log_level: &u8) -> EbpfLoader<'_> {
     let mut loader = EbpfLoader::new();
-    for (name, path) in pins.prepare(&object)? {
-        loader.map_pin_path(name, path);
-    }
-    loader.override_global(aya_log::LEVEL, &log_level, false);
-    if log_level == 0 {
+    loader.override_global(aya_log::LEVEL, log_level, false);
+    if *log_level == 0 {
         // One page; the buffer of a log that nobody writes.
         loader.map_max_entries("AYA_LOGS", 4096);
+    }
+    loader
+}
+
+fn load(pins: &Pins, log_level: u8) -> Result<(Ebpf, Tables), Error> {
+    let object = Object::parse(OBJECT).map_err(|e| Error::Load(Box::new(e.into())))?;
+    let mut loader = loader(&log_level);
+    for (name, path) in pins.prepare(&object)? {
+        loader.map_pin_path(name, path);
     }
     let mut bpf = loader.load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;

@@ -3,7 +3,6 @@
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use aya::EbpfLoader;
 use aya::util::KernelVersion;
 
 use super::pins::Pins;
@@ -66,9 +65,7 @@ pub fn bpffs(path: &Path) -> Result<String, Error> {
 /// The verifier's word.
 pub fn programs() -> Result<String, Error> {
     host::check_capabilities()?;
-    let mut loader = EbpfLoader::new();
-    loader.override_global(aya_log::LEVEL, &0_u8, false);
-    let mut bpf = loader.load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
+    let mut bpf = super::loader(&0).load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;
     let mut verified: Vec<_> = bpf
         .programs()

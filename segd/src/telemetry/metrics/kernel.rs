@@ -96,7 +96,7 @@ fn rules(families: &mut Families, snapshot: &Snapshot, registry: &Registry, cloc
 
 fn losses(families: &mut Families, losses: &[u64; LOSS_COUNT]) {
     let of = |loss: Loss| number(losses[loss as usize]);
-    for (stage, loss) in [("ring", Loss::Ring), ("counters", Loss::Counters), ("flows", Loss::Flows)] {
+    for (stage, loss) in Loss::STAGES {
         families.add("segd_lost_events_total", &[stage], of(loss));
     }
     families.add("segd_denials_joined_total", &[], of(Loss::Joined));
