@@ -35,25 +35,37 @@ pub struct Refusal {
 #[derive(Debug, Clone)]
 pub struct AgentBuilder {
     host: Host,
+    instance: Option<(String, u16)>,
     zone: Option<String>,
     zones: String,
     extra: String,
     config: Option<String>,
     cgroup: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    patience: Duration,
 }
 
 impl AgentBuilder {
     pub(crate) fn new(host: Host) -> Self {
         Self {
             host,
+            instance: None,
             zone: None,
             zones: String::new(),
             extra: String::new(),
             config: None,
             cgroup: None,
             environment: Vec::new(),
+            patience: PATIENCE,
         }
+    }
+
+    /// Lets it be one of several agents of the host, with directories of its own below the host's and this port for
+    /// its metrics.
+    #[must_use]
+    pub fn instance(mut self, name: &str, metrics_port: u16) -> Self {
+        self.instance = Some((name.to_owned(), metrics_port));
+        self
     }
 
     /// The host zone; without it the agent finds it by the host's addresses.
@@ -99,14 +111,43 @@ impl AgentBuilder {
         self
     }
 
+    /// How long it and the commands that talk to it may take, in place of 30 seconds.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Where the flow log goes.
     pub fn flow_log(&self) -> PathBuf {
-        self.host.directory().join("flows.jsonl")
+        self.own(self.host.directory().to_owned()).join("flows.jsonl")
     }
 
     /// The directory of its zone files.
     pub fn zone_dir(&self) -> PathBuf {
-        self.host.directory().join("zones")
+        self.own(self.host.directory().to_owned()).join("zones")
+    }
+
+    /// Where it pins what is in the kernel.
+    pub fn bpffs(&self) -> PathBuf {
+        self.own(self.host.bpffs())
+    }
+
+    /// `directory`, or the part of it that is this instance's.
+    fn own(&self, directory: PathBuf) -> PathBuf {
+        match &self.instance {
+            Some((name, _)) => directory.join(name),
+            None => directory,
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.own(self.host.run_dir())
+    }
+
+    fn metrics(&self) -> SocketAddr {
+        let port = self.instance.as_ref().map_or(METRICS.1, |(_, port)| *port);
+        (METRICS.0, port).into()
     }
 
     /// Starts it and waits until it answers.
@@ -123,7 +164,9 @@ impl AgentBuilder {
     /// # Errors
     /// When it does neither within 30 seconds, or cannot be started.
     pub fn try_start(self) -> Result<Result<Agent, Refusal>> {
-        fs::create_dir_all(self.zone_dir())?;
+        for directory in [self.zone_dir(), self.run_dir(), self.bpffs()] {
+            fs::create_dir_all(directory)?;
+        }
         fs::write(self.zone_dir().join("zones.toml"), &self.zones)?;
         fs::write(self.config_file(), self.config.clone().unwrap_or_else(|| self.made_config()))?;
         let process = self.launch()?;
@@ -131,7 +174,7 @@ impl AgentBuilder {
     }
 
     fn config_file(&self) -> PathBuf {
-        self.host.directory().join("segd.toml")
+        self.own(self.host.directory().to_owned()).join("segd.toml")
     }
 
     fn made_config(&self) -> String {
@@ -141,7 +184,7 @@ impl AgentBuilder {
              [[sink]]\ntype = \"file\"\npath = \"{log}\"\n\n{extra}",
             name = self.host.name(),
             zones = self.zone_dir().display(),
-            listen = SocketAddr::from(METRICS),
+            listen = self.metrics(),
             log = self.flow_log().display(),
             extra = self.extra,
         )
@@ -151,9 +194,9 @@ impl AgentBuilder {
         let mut command = self.host.agent_command(segd()?)?;
         command.arg("run").arg("--config").arg(self.config_file());
         command.arg("--cgroup").arg(self.cgroup.as_deref().unwrap_or_else(|| self.host.cgroup()));
-        command.arg("--bpffs").arg(self.host.bpffs());
-        command.arg("--state-dir").arg(self.host.state_dir());
-        command.arg("--run-dir").arg(self.host.run_dir());
+        command.arg("--bpffs").arg(self.bpffs());
+        command.arg("--state-dir").arg(self.own(self.host.state_dir()));
+        command.arg("--run-dir").arg(self.run_dir());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.host.spawn(command)
     }
@@ -170,6 +213,11 @@ impl Agent {
     /// The host it runs for.
     pub fn host(&self) -> &Host {
         &self.builder.host
+    }
+
+    /// What it was started with.
+    pub fn builder(&self) -> &AgentBuilder {
+        &self.builder
     }
 
     /// Its process, for signals and its standard error.
@@ -215,8 +263,8 @@ impl Agent {
     /// When it cannot be started or does not end within 30 seconds. An exit status is no error.
     pub fn segd(&self, arguments: &[&str]) -> Result<Finished> {
         let mut command = Command::new(segd()?);
-        command.args(arguments).env("SEGD_RUN_DIR", self.host().run_dir());
-        Process::start(command)?.finish(PATIENCE)
+        command.args(arguments).env("SEGD_RUN_DIR", self.builder.run_dir());
+        Process::start(command)?.finish(self.builder.patience)
     }
 
     /// As [`Agent::segd`], with `--output json`, parsed.
@@ -250,7 +298,7 @@ impl Agent {
     /// # Errors
     /// When the command fails.
     pub fn detach(&self) -> Result<()> {
-        self.succeed(&["detach", "--bpffs", &self.host().bpffs().to_string_lossy()]).map(drop)
+        self.succeed(&["detach", "--bpffs", &self.builder.bpffs().to_string_lossy()]).map(drop)
     }
 
     /// A scrape of its metrics.
@@ -258,7 +306,7 @@ impl Agent {
     /// # Errors
     /// When it does not answer, or not in the Prometheus text format.
     pub fn metrics(&self) -> Result<Metrics> {
-        let response = self.host().get(METRICS.into(), "/metrics")?;
+        let response = self.host().get(self.builder.metrics(), "/metrics")?;
         if response.status != 200 {
             bail!("GET /metrics: status {}: {}", response.status, response.body.trim());
         }
@@ -302,8 +350,8 @@ impl Agent {
     }
 
     fn ready(mut self) -> Result<Result<Self, Refusal>> {
-        let socket = self.host().run_dir().join("segd.sock");
-        let patience = patience(PATIENCE);
+        let socket = self.builder.run_dir().join("segd.sock");
+        let patience = patience(self.builder.patience);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if self.process.ended()?.is_some() {
