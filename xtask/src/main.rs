@@ -1,5 +1,6 @@
 //! segd's own commands for its developers: `cargo xtask --help`.
 
+mod bench;
 mod cargo;
 mod command;
 mod demo;
@@ -34,6 +35,7 @@ enum Command {
     Run(run::Run),
     Demo(demo::Demo),
     Test(test::Test),
+    Bench(bench::Bench),
     Vm(vm::Vm),
 }
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Demo(demo) => demo.execute(),
         Command::Test(test) => test.execute(),
+        Command::Bench(bench) => bench.execute(),
         Command::Vm(vm) => vm.execute(),
     });
     match outcome {

@@ -42,6 +42,8 @@ pub(crate) struct Setup {
 pub(crate) enum Purpose {
     /// Build segd.
     Build,
+    /// Build it and measure it in the lab.
+    Bench,
     /// Build it and show it in the lab.
     Demo,
     /// Build, lint and test it.
@@ -66,6 +68,7 @@ impl Purpose {
         ];
         match self {
             Self::Build => &TOOLS[..1],
+            Self::Bench => &[Piece::Cc, Piece::Iproute2, Piece::Nftables],
             Self::Demo => &TOOLS[..6],
             Self::Test => &TOOLS,
             Self::Vm => &[Piece::Cc, Piece::Iproute2, Piece::Qemu, Piece::Busybox, Piece::Cpio],

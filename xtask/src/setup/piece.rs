@@ -28,6 +28,8 @@ pub(crate) enum Piece {
     Nginx,
     /// curl.
     Curl,
+    /// nft.
+    Nftables,
     /// QEMU for x86-64.
     Qemu,
     /// A busybox that needs no library.
@@ -47,6 +49,7 @@ impl Piece {
             Self::Redis => &["redis-server"],
             Self::Nginx => &["nginx"],
             Self::Curl => &["curl"],
+            Self::Nftables => &["nftables"],
             Self::Qemu => &["qemu-system-x86"],
             Self::Busybox => &["busybox-static"],
             Self::Cpio => &["cpio"],
@@ -60,6 +63,7 @@ impl Piece {
             Self::Postgres => Some("postgresql"),
             Self::Redis => Some("redis-server"),
             Self::Nginx => Some("nginx"),
+            Self::Nftables => Some("nftables"),
             _ => None,
         }
     }
@@ -99,6 +103,7 @@ impl Display for Piece {
             Self::Redis => "Redis, a server in the lab",
             Self::Nginx => "nginx, a server in the lab",
             Self::Curl => "curl, a client in the lab",
+            Self::Nftables => "nftables (nft), which segd is measured against",
             Self::Qemu => "QEMU, which emulates a machine for another kernel",
             Self::Busybox => "busybox without libraries, the system in that machine",
             Self::Cpio => "cpio, which packs that system",

@@ -113,12 +113,11 @@ fn under_load(
 /// BPF_PROG_TEST_RUN over a datagram of a flow that is known after the first run; only cgroup_skb programs have it.
 /// The packet has no socket but a dummy, so what it shows is the way over the flow table.
 fn test_runs(pair: &Pair, programs: &Programs, sample: &Sample<'_>) -> Result<()> {
-    for (hook, program) in programs.each() {
-        let packet = match hook {
-            "egress" => datagram(pair, true)?,
-            "ingress" => datagram(pair, false)?,
-            _ => continue,
-        };
+    // What leaves first: the answer passes by its flow.
+    for (hook, leaving) in [("egress", true), ("ingress", false)] {
+        let program = programs.each().find_map(|(name, program)| (name == hook).then_some(program));
+        let program = program.with_context(|| format!("no program {hook}"))?;
+        let packet = datagram(pair, leaving)?;
         let ran = pair.client.observe(|| {
             let device = if_nametoindex("eth0").map_err(std::io::Error::from)?;
             sys::test_run(program, &packet, device, REPEAT)

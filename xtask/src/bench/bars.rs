@@ -1,0 +1,240 @@
+//! What segd is to reach, and whether it does.
+
+use serde::Serialize;
+
+use super::samples::{Figure, Samples, Subject};
+
+/// One bar with what was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Bar {
+    pub(super) name: String,
+    pub(super) figure: f64,
+    pub(super) limit: f64,
+    pub(super) kind: Kind,
+    pub(super) unit: &'static str,
+    pub(super) held: bool,
+    /// What else there is to know of the figure.
+    pub(super) note: String,
+}
+
+/// On which side of its limit a figure must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    AtLeast,
+    AtMost,
+}
+
+const ENFORCE: &str = "segd-enforce";
+const MONITOR: &str = "segd-monitor";
+
+/// The prefixes at which segd is held against nftables; if they were not measured, the middle one of what was.
+const NFT_PREFIXES: usize = 10_000;
+
+/// Loads with their bars: against empty programs, against nftables.
+const LOADS: [(&str, f64, f64); 6] = [
+    ("tcp-connect", 0.96, 1.05),
+    ("tcp-request", 0.98, 1.0),
+    ("udp-connected", 0.98, 1.0),
+    ("udp-request", 0.95, 1.05),
+    ("tcp-bulk", 0.99, 1.0),
+    ("tcp-bulk8", 0.99, 1.0),
+];
+
+/// By how much at most a policy's size may change a load's rate.
+const FLAT: [(&str, f64); 4] =
+    [("tcp-connect", 3.0), ("tcp-request", 1.0), ("udp-connected", 1.0), ("udp-request", 1.0)];
+
+const MEGABYTE: f64 = 1e6;
+
+/// Every bar for which there are figures.
+pub(super) fn bars(samples: &Samples) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    for (load, empty, nft) in LOADS {
+        bars.extend(against_empty(samples, load, empty));
+        for variant in ["nft", "nft-cgroup"] {
+            bars.extend(against_nft(samples, load, variant, nft));
+        }
+    }
+    bars.extend(FLAT.iter().filter_map(|(load, most)| flat(samples, load, *most)));
+    bars.extend(["tcp-connect", "tcp-request"].iter().filter_map(|load| modes(samples, load)));
+    bars.extend(["ingress", "egress"].iter().filter_map(|hook| packet(samples, hook)));
+    bars.extend(tables(samples));
+    bars.extend(swaps(samples));
+    bars.extend(agents(samples));
+    bars
+}
+
+fn bar(name: impl Into<String>, figure: f64, kind: Kind, limit: f64, unit: &'static str) -> Bar {
+    let held = match kind {
+        Kind::AtLeast => figure >= limit,
+        Kind::AtMost => figure <= limit,
+    };
+    Bar { name: name.into(), figure, limit, kind, unit, held, note: String::new() }
+}
+
+fn spread(figure: Option<Figure>) -> String {
+    figure
+        .map_or(String::new(), |f| format!("round by round {:.3}, {:.3} to {:.3}", f.median, f.least, f.most))
+}
+
+fn sizes<'a>(samples: &'a Samples, variant: &str) -> Vec<&'a Subject> {
+    samples.subjects("traffic").into_iter().filter(|subject| subject.variant == variant).collect()
+}
+
+/// At the size at which segd does worst.
+fn against_empty(samples: &Samples, load: &str, least: f64) -> Option<Bar> {
+    let empty = Subject::plain("empty");
+    let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &empty, load, "rate");
+    let ratios = sizes(samples, ENFORCE).into_iter().filter_map(|s| Some((ratio(s)?, s)));
+    let (worst, size) = ratios.min_by(|a, b| a.0.total_cmp(&b.0))?;
+    let rounds = spread(samples.ratio("traffic", size, &empty, load, "rate"));
+    let name = format!("{load}: {} against empty programs", size.title());
+    Some(Bar { note: rounds, ..bar(name, worst, Kind::AtLeast, least, "") })
+}
+
+fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Option<Bar> {
+    let sizes = sizes(samples, ENFORCE);
+    let mut prefixes: Vec<usize> = sizes.iter().map(|s| s.prefixes).collect();
+    prefixes.dedup();
+    let middle = prefixes.get(prefixes.len() / 2).copied()?;
+    let prefixes = if prefixes.contains(&NFT_PREFIXES) { NFT_PREFIXES } else { middle };
+    let sizes = sizes.into_iter().filter(|s| s.prefixes == prefixes);
+    let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &s.but(variant), load, "rate");
+    let (worst, size) = sizes.filter_map(|s| Some((ratio(s)?, s))).min_by(|a, b| a.0.total_cmp(&b.0))?;
+    let rounds = spread(samples.ratio("traffic", size, &size.but(variant), load, "rate"));
+    let name = format!("{load}: {} against {variant}", size.title());
+    Some(Bar { note: rounds, ..bar(name, worst, Kind::AtLeast, least, "") })
+}
+
+/// How far a rate is at most from that with the smallest policy.
+fn flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
+    let sizes = sizes(samples, ENFORCE);
+    let smallest = *sizes.first()?;
+    let change = |s: &Subject| {
+        let ratio = samples.ratio_of_medians("traffic", s, smallest, load, "rate")?;
+        Some((ratio - 1.0).abs() * 100.0)
+    };
+    let changes = sizes[1..].iter().filter_map(|s| Some((change(s)?, *s)));
+    let (worst, size) = changes.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let note = spread(samples.ratio("traffic", size, smallest, load, "rate"));
+    let name = format!("{load}: {} against {}, change", size.title(), smallest.title());
+    Some(Bar { note, ..bar(name, worst, Kind::AtMost, most, "%") })
+}
+
+/// "The same" is less than what the two loads differ by from round to round, taken for 1 %.
+fn modes(samples: &Samples, load: &str) -> Option<Bar> {
+    let pairs = sizes(samples, ENFORCE).into_iter().filter_map(|enforce| {
+        let ratio = samples.ratio_of_medians("traffic", enforce, &enforce.but(MONITOR), load, "rate")?;
+        Some(((ratio - 1.0).abs() * 100.0, enforce))
+    });
+    let (worst, size) = pairs.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let note = spread(samples.ratio("traffic", size, &size.but(MONITOR), load, "rate"));
+    let name = format!("{load}: {} against {MONITOR}, change", size.title());
+    Some(Bar { note, ..bar(name, worst, Kind::AtMost, 1.0, "%") })
+}
+
+/// What a packet of an established connection costs more than an empty program's run.
+fn packet(samples: &Samples, hook: &str) -> Option<Bar> {
+    let metric = format!("ns_per_run.{hook}");
+    let of = |s: &Subject| samples.figure("programs", s, "tcp-request", &metric);
+    let subjects = samples.subjects("programs");
+    let segd = of(subjects.into_iter().find(|s| s.variant == ENFORCE)?)?;
+    let empty = of(&Subject::plain("empty"))?;
+    let more = bar(
+        format!("packet of a TCP connection at {hook}, more than empty"),
+        segd.median - empty.median,
+        Kind::AtMost,
+        60.0,
+        "ns",
+    );
+    Some(Bar { note: format!("{:.0} ns, empty {:.0} ns", segd.median, empty.median), ..more })
+}
+
+fn tables(samples: &Samples) -> Vec<Bar> {
+    let subjects = samples.subjects("tables");
+    let Some(segd) = subjects.into_iter().find(|s| s.variant == "segd") else {
+        return Vec::new();
+    };
+    let prefixes = segd.title();
+    let figure = |s: &Subject, metric: &str| samples.figure("tables", s, "", metric).map(|f| f.median);
+    let bare = figure(&segd.but("bare"), "batched_updates");
+    let mut bars = Vec::new();
+    let mut push = |figure: Option<f64>, name: String, limit: f64, unit, note: String| {
+        bars.extend(figure.map(|f| Bar { note, ..bar(name, f, Kind::AtMost, limit, unit) }));
+    };
+    let over = |metric: &str| Some(figure(segd, metric)? / bare?);
+    let step = |name: &str| figure(&segd.but("bare"), name).unwrap_or_default();
+    let note = format!(
+        "bare {:.2} s; reading the text {:.2} s, compiling {:.2} s",
+        bare.unwrap_or_default(),
+        step("parse"),
+        step("compile")
+    );
+    push(
+        over("change_command"),
+        format!("{prefixes}: segd apply, times bare updates"),
+        1.5,
+        "",
+        note.clone(),
+    );
+    push(
+        over("change_inside"),
+        format!("{prefixes}: compile, fill and flip, times bare updates"),
+        1.5,
+        "",
+        note,
+    );
+    let change = figure(segd, "change_command").map(|s| s * 1000.0);
+    push(change, format!("{prefixes}: ten entries changed by segd apply"), 50.0, "ms", String::new());
+    let megabytes = |metric| figure(segd, metric).map(|bytes| bytes / MEGABYTE);
+    let slab = megabytes("kernel_slab").unwrap_or_default();
+    push(megabytes("agent_resident"), format!("{prefixes}: agent resident"), 64.0, "MB", String::new());
+    let note = format!("kernel memory of the whole machine grew by {slab:.0} MB");
+    push(megabytes("kernel_tables"), format!("{prefixes}: kernel tables"), 200.0, "MB", note);
+    bars
+}
+
+fn swaps(samples: &Samples) -> Option<Bar> {
+    let subjects = samples.subjects("swaps");
+    let swapping = subjects.into_iter().find(|s| s.variant == "swapping")?;
+    let still = swapping.but("still");
+    let ratio = samples.ratio_of_medians("swaps", swapping, &still, "tcp-request", "p99.9")?;
+    let swaps = samples.figure("swaps", swapping, "tcp-request", "swaps")?;
+    let rounds = spread(samples.ratio("swaps", swapping, &still, "tcp-request", "p99.9"));
+    let note = format!("{:.0} swaps a round; {rounds}", swaps.median);
+    Some(Bar {
+        note,
+        ..bar("tcp-request: p99.9 during swaps, times that without", ratio, Kind::AtMost, 2.0, "")
+    })
+}
+
+/// What takes no other figure than its own.
+fn agents(samples: &Samples) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    let mut push = |part, variant, load, metric, scale: f64, name: &str, limit, unit| {
+        // Where there is a sum to be right, every round counts, else the median.
+        if let Some(figure) = samples.figure(part, &Subject::plain(variant), load, metric) {
+            let exact = limit == 0.0;
+            let value = if exact { figure.most.abs().max(figure.least.abs()) } else { figure.median };
+            let note = format!("{:.1} to {:.1}", figure.least * scale, figure.most * scale);
+            bars.push(Bar { note, ..bar(name, value * scale, Kind::AtMost, limit, unit) });
+        }
+    };
+    let bytes = 1.0 / MEGABYTE;
+    push("start", "example", "", "agent_resident", bytes, "example estate: agent resident", 30.0, "MB");
+    push("start", "example", "", "exec_to_enforcing", 1.0, "example estate: exec to enforcing", 200.0, "ms");
+    for (variant, both) in [("client", "client's agent"), ("server", "server's agent")] {
+        let connect = "tcp-connect";
+        let name = format!("{both}: connections that are not in segd_flows_total");
+        push("events", variant, connect, "flows_not_counted", 1.0, &name, 0.0, "");
+        let name = format!("{both}: events neither logged nor counted as lost");
+        push("events", variant, connect, "events_missing", 1.0, &name, 0.0, "");
+        let name = format!("{both}: a core at 10,000 flows a second");
+        push("cpu", variant, connect, "core_at_10000_a_second", 1.0, &name, 10.0, "%");
+        let name = format!("{both}: a core when idle");
+        push("cpu", variant, "", "idle_core", 1.0, &name, 0.1, "%");
+    }
+    push("takeover", "segd-enforce", "", "wrong_verdicts", 1.0, "takeover: wrong verdicts", 0.0, "");
+    bars
+}

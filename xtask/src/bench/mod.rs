@@ -1,0 +1,246 @@
+//! `cargo xtask bench`: measures segd against nothing, against programs that do nothing and against nftables.
+//!
+//! # What is measured
+//! Two lab hosts, `client` and `server`, are joined by a switch; an agent runs on each. Everything is done by
+//! `segd-bench` (in the crate `tests`), as root, which prints each figure; this module builds, asks, computes and shows.
+//!
+//! Variants of the part `traffic`:
+//! - `nothing`: no program is attached, no table is there;
+//! - `empty`: programs that only return 1, on the nine hooks that segd uses (`segd-ebpf/src/bin/empty.rs`);
+//! - `segd-monitor`, `segd-enforce`: agents on both hosts, with every flow written into a file;
+//! - `segd-programs`: as `segd-enforce`, with the agents stopped by SIGSTOP, so that the programs' cost is seen apart
+//!   from that of the agents, which share the two CPUs with client and server;
+//! - `nft`: nftables on both hosts: established connections pass by conntrack, a new one by one look-up of its peer's
+//!   zone in an interval map and one of zone, protocol and port in a set; drop is the policy; counters as in segd;
+//! - `nft-cgroup`: the same for sockets of the host's cgroup by `socket cgroupv2`, others pass.
+//!
+//! Policies are zone files made for the bench (`estate.rs`), the same on every run: as many prefixes as asked for, that
+//! do not overlap, in 200 zones; half of the rules are for each host; the measured flow matches one prefix and one rule
+//! in the middle. What nftables gets is made from the same files, read by segd's own library.
+//!
+//! Loads are made by `lab-load`: one client and one server process, each bound to a CPU, with blocking sockets and
+//! requests of 64 bytes. `udp-connected` is connected on both sides, `udp-request` on neither. Bulk loads write 128 KiB
+//! at a time. A load is measured after a warm-up, which counts nowhere.
+//!
+//! # How variants are switched
+//! All agents run from the beginning, each on a cgroup in which nobody is, with its own pins. Their programs are taken
+//! off there (BPF_LINK_DETACH) and for the time of a measurement put onto the hosts' cgroups by links of the bench's
+//! own, in the same way as the empty ones. So in `nothing` there is really nothing, a switch takes some milliseconds
+//! whatever the policy's size, and the agents go on reading what their programs tell them. Agents that are not measured
+//! are stopped. After each load the bench waits until the agents have worked off what it left them. nftables' sets stay
+//! loaded; its chains, and conntrack with them, come and go.
+//!
+//! That each variant holds its policy is checked before the first round, by a connection that no rule allows.
+//!
+//! A round is every variant with every load, once; each round begins with another variant. Figures are medians over the
+//! rounds; ratios are computed round by round, so that what changes slowly on the machine does not matter; the spread
+//! is from the least to the most. Bars are ratios of medians, as they were asked for; they are held against the policy
+//! size at which segd does worst.
+//!
+//! Connections in TIME_WAIT would be timed out a minute later, under another variant: both hosts keep none.
+//!
+//! # The other parts
+//! - `programs`: each program's instructions, ns per run by the kernel's statistics under every load (both hosts
+//!   together), and by BPF_PROG_TEST_RUN (cgroup_skb only; its packet has no real socket, so it goes by the flow table);
+//! - `tables`: the largest policy: exec to ready, `segd apply` with ten entries changed, what the agent says the change
+//!   took, and beside it reading the text, compiling, and bare batched updates with the same entries; memory;
+//! - `swaps`: times of answers while both agents load another policy again and again, and while they do not;
+//! - `events`: every connection is counted, and logged or counted as lost, at the highest rate;
+//! - `cpu`: the agents' CPU time at 10,000 connections a second (scaled if the machine makes fewer), and idle;
+//! - `start`: from exec to the last program in place, with the example estate; `takeover`: agents killed and replaced
+//!   under connections that must pass and others that must not.
+//!
+//! # What it shows and what not
+//! Both hosts share one kernel and two CPUs, so an operation pays for both ends, and an agent's work is taken from the
+//! load's. `segd-programs` shows the difference. On a machine with other work the figures mean little: the load
+//! average is written into the report.
+//!
+//! # What was tried
+//! Nothing yet: this is the first measurement.
+
+mod bars;
+mod build;
+mod plot;
+mod report;
+mod samples;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use self::bars::Bar;
+use self::build::Built;
+use self::samples::{Sample, Samples};
+use crate::cargo;
+use crate::command::{as_root, line_of};
+use crate::interrupt::{self, Forward};
+use crate::say::say;
+use crate::setup::{Purpose, ensure};
+
+/// Measure segd on two simulated hosts, against empty programs and nftables.
+///
+/// Takes half an hour; --quick shows in some minutes that everything works. Use a machine that does nothing else.
+/// Results are printed and left in target/bench. Nothing else is left, also after Ctrl-C.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Measure only this: traffic, programs, tables, swaps, events, cpu, start, takeover. May be given several times.
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+    /// How long each load is measured.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
+    /// Numbers of prefixes.
+    #[arg(long, value_delimiter = ',', default_value = "10,10000,1000000")]
+    prefixes: Vec<usize>,
+    /// Numbers of rules.
+    #[arg(long, value_delimiter = ',', default_value = "10,10000")]
+    rules: Vec<usize>,
+    /// Only these variants: nothing, empty, monitor, enforce, programs, nft, nft-cgroup.
+    #[arg(long, value_delimiter = ',')]
+    variants: Vec<String>,
+    /// Only these loads: tcp-connect, tcp-request, udp-request, udp-connected, tcp-bulk, tcp-bulk8.
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<String>,
+    /// Two short rounds with small policies: shows that everything works, and nothing else.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "prefixes", "rules"])]
+    quick: bool,
+    /// Build in the dev profile; the agent is then several times slower than it is.
+    #[arg(long)]
+    dev: bool,
+}
+
+/// The file of results.
+#[derive(Debug, Serialize)]
+struct Results<'a> {
+    environment: Environment,
+    bars: &'a [Bar],
+    samples: &'a [Sample],
+}
+
+/// Where and on what it was measured.
+#[derive(Debug, Serialize)]
+struct Environment {
+    begun: String,
+    kernel: String,
+    processor: String,
+    processors: usize,
+    /// Before the first measurement, over one minute.
+    load_average: String,
+    commit: String,
+    profile: &'static str,
+    arguments: Vec<String>,
+}
+
+impl Bench {
+    pub(crate) fn execute(self) -> Result<()> {
+        let toolchain = ensure(Purpose::Bench)?;
+        say!("Building segd, its bench and the empty programs");
+        let built = build::build(&toolchain, self.dev)?;
+        let arguments = self.arguments();
+        let environment = Environment::new(self.dev, arguments.clone())?;
+        say!(
+            "{} on {}, load average {}",
+            environment.kernel,
+            environment.processor,
+            environment.load_average
+        );
+        if environment.load_average.parse::<f64>().is_ok_and(|average| average > 0.3) {
+            say!("warning: this machine has other work; the figures will mean little");
+        }
+        let directory = cargo::root().join("target/bench");
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let mut samples = Samples::default();
+        let measured = measure(&built, &arguments, &mut samples);
+        // What was measured before a failure is shown and kept too.
+        let bars = bars::bars(&samples);
+        report::print(&samples, &bars);
+        let results = Results { environment, bars: &bars, samples: samples.all() };
+        write(&directory, &results, &samples)?;
+        measured
+    }
+
+    /// For `segd-bench`.
+    fn arguments(&self) -> Vec<String> {
+        let list = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let mut arguments: Vec<String> = self.only.iter().map(|part| format!("--only={part}")).collect();
+        if self.quick {
+            let quick =
+                ["--rounds=2", "--seconds=0.2", "--warm-up=0.1", "--prefixes=10,1000", "--rules=10,100"];
+            arguments.extend(quick.map(str::to_owned));
+        } else {
+            arguments.push(format!("--rounds={}", self.rounds));
+            arguments.push(format!("--seconds={}", self.seconds));
+            arguments.push(format!("--prefixes={}", list(&self.prefixes)));
+            arguments.push(format!("--rules={}", list(&self.rules)));
+        }
+        arguments.extend(self.variants.iter().map(|variant| format!("--variants={variant}")));
+        arguments.extend(self.loads.iter().map(|load| format!("--loads={load}")));
+        arguments
+    }
+}
+
+/// Runs `segd-bench` as root and takes what it prints.
+fn measure(built: &Built, arguments: &[String], samples: &mut Samples) -> Result<()> {
+    let mut command: Command = as_root("env");
+    command.arg(format!("SEGD_BIN={}", built.segd.display())).arg(&built.bench);
+    command.arg("--empty").arg(&built.empty);
+    command.arg("--example").arg(cargo::root().join("zones/warehouse"));
+    command.args(arguments).current_dir(cargo::root()).stdout(Stdio::piped());
+    interrupt::check()?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", line_of(&command)))?;
+    let forward = Forward::to(&child);
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let sample = serde_json::from_str(&line).with_context(|| format!("segd-bench wrote {line:?}"))?;
+            samples.add(sample);
+        }
+    }
+    drop(forward);
+    let status = child.wait()?;
+    interrupt::check()?;
+    if !status.success() {
+        bail!("the bench failed ({status}); the command was:\n  {}", line_of(&command));
+    }
+    Ok(())
+}
+
+fn write(directory: &Path, results: &Results<'_>, samples: &Samples) -> Result<()> {
+    let json = directory.join("bench.json");
+    fs::write(&json, serde_json::to_string_pretty(results)?)
+        .with_context(|| format!("cannot write {}", json.display()))?;
+    say!("\n{}", json.display());
+    let svg = directory.join("bench.svg");
+    if plot::draw(samples, &svg)? {
+        say!("{}", svg.display());
+    }
+    Ok(())
+}
+
+impl Environment {
+    fn new(dev: bool, arguments: Vec<String>) -> Result<Self> {
+        let kernel = nix::sys::utsname::uname().context("uname")?;
+        let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let mut git = Command::new("git");
+        git.args(["describe", "--always", "--dirty"]).current_dir(cargo::root());
+        Ok(Self {
+            begun: jiff::Timestamp::now().to_string(),
+            kernel: format!("Linux {}", kernel.release().display()),
+            processor: model.map_or("an unknown processor", |(_, name)| name.trim()).to_owned(),
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            load_average: load.split(' ').next().unwrap_or_default().to_owned(),
+            commit: crate::command::output(&mut git).unwrap_or_default().trim().to_owned(),
+            profile: if dev { "dev" } else { "release" },
+            arguments,
+        })
+    }
+}
