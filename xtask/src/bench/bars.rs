@@ -139,7 +139,7 @@ fn packet(samples: &Samples, hook: &str) -> Option<Bar> {
     let metric = format!("ns_per_run.{hook}");
     let of = |s: &Subject| samples.figure("programs", s, "tcp-request", &metric);
     let subjects = samples.subjects("programs");
-    let segd = of(subjects.into_iter().find(|s| s.variant == ENFORCE)?)?;
+    let segd = subjects.into_iter().filter(|s| s.variant == ENFORCE).find_map(of)?;
     let empty = of(&Subject::plain("empty"))?;
     let more = bar(
         format!("packet of a TCP connection at {hook}, more than empty"),
@@ -166,9 +166,10 @@ fn tables(samples: &Samples) -> Vec<Bar> {
     let over = |metric: &str| Some(figure(segd, metric)? / bare?);
     let step = |name: &str| figure(&segd.but("bare"), name).unwrap_or_default();
     let note = format!(
-        "bare {:.2} s; reading the text {:.2} s, compiling {:.2} s",
+        "bare {:.2} s; reading the text {:.2} s, checking {:.2} s, compiling {:.2} s",
         bare.unwrap_or_default(),
         step("parse"),
+        step("check"),
         step("compile")
     );
     push(

@@ -160,39 +160,39 @@ fn with<T>(
     work: impl FnOnce(Option<&mut Agents>) -> Result<T>,
 ) -> Result<T> {
     let ready = ready.iter_mut().find(|r| r.size == variant.size).context("no such size")?;
-    let judged = |agents: &mut Option<Agents>, work: Box<dyn FnOnce(&mut Agents) -> Result<T> + '_>| {
-        let agents = agents.as_mut().context("no agents were started")?;
-        agents.resume()?;
-        let active = agents.attach()?;
-        let result = work(agents)?;
-        drop(active);
-        agents.settle()?;
-        agents.pause()?;
-        Ok(result)
-    };
     match variant.kind {
         Kind::Nothing => work(None),
         Kind::Empty => {
             let _attached = pair.hosts().into_iter().map(|h| empty.attach(h)).collect::<Result<Vec<_>>>()?;
             work(None)
         }
-        Kind::Monitor => judged(&mut ready.monitor, Box::new(|agents| work(Some(agents)))),
-        Kind::Enforce => judged(&mut ready.enforce, Box::new(|agents| work(Some(agents)))),
-        Kind::Programs => judged(
-            &mut ready.enforce,
-            Box::new(|agents| {
-                agents.pause()?;
-                let result = work(None);
-                agents.resume()?;
-                result
-            }),
-        ),
+        Kind::Monitor => judged(ready.monitor.as_mut(), work),
+        Kind::Enforce => judged(ready.enforce.as_mut(), work),
+        Kind::Programs => judged(ready.enforce.as_mut(), |agents| {
+            let agents = agents.context("no agents run")?;
+            agents.pause()?;
+            let result = work(None);
+            agents.resume()?;
+            result
+        }),
         Kind::Nft | Kind::NftCgroup => {
             let whose = if variant.kind == Kind::Nft { Whose::Hosts } else { Whose::Cgroups };
             let _active = ready.nft.iter().map(|t| t.activate(whose)).collect::<Result<Vec<_>>>()?;
             work(None)
         }
     }
+}
+
+/// Does `work` while these agents run and their programs are in the way.
+fn judged<T>(agents: Option<&mut Agents>, work: impl FnOnce(Option<&mut Agents>) -> Result<T>) -> Result<T> {
+    let agents = agents.context("no agents were started")?;
+    agents.resume()?;
+    let active = agents.attach()?;
+    let result = work(Some(&mut *agents))?;
+    drop(active);
+    agents.settle()?;
+    agents.pause()?;
+    Ok(result)
 }
 
 /// The variant is what it says: what no rule allows fares as it should.
