@@ -78,6 +78,13 @@ fn spread(figure: Option<Figure>) -> String {
         .map_or(String::new(), |f| format!("round by round {:.3}, {:.3} to {:.3}", f.median, f.least, f.most))
 }
 
+/// The spread of a rate's ratio, and the ratio of the median times, which other work on the machine disturbs less.
+fn with_median_time(samples: &Samples, of: &Subject, to: &Subject, load: &str) -> String {
+    let rounds = spread(samples.ratio("traffic", of, to, load, "rate"));
+    let time = samples.ratio("traffic", of, to, load, "p50");
+    time.map_or(rounds.clone(), |time| format!("{rounds}; median time times {:.3}", time.median))
+}
+
 fn sizes<'a>(samples: &'a Samples, variant: &str) -> Vec<&'a Subject> {
     samples.subjects("traffic").into_iter().filter(|subject| subject.variant == variant).collect()
 }
@@ -88,9 +95,9 @@ fn against_empty(samples: &Samples, load: &str, least: f64) -> Option<Bar> {
     let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &empty, load, "rate");
     let ratios = sizes(samples, ENFORCE).into_iter().filter_map(|s| Some((ratio(s)?, s)));
     let (worst, size) = ratios.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let rounds = spread(samples.ratio("traffic", size, &empty, load, "rate"));
+    let note = with_median_time(samples, size, &empty, load);
     let name = format!("{load}: {} against empty programs", size.title());
-    Some(Bar { note: rounds, ..bar(name, worst, Kind::AtLeast, least, "") })
+    Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "") })
 }
 
 fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Option<Bar> {
@@ -102,9 +109,9 @@ fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Opti
     let sizes = sizes.into_iter().filter(|s| s.prefixes == prefixes);
     let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &s.but(variant), load, "rate");
     let (worst, size) = sizes.filter_map(|s| Some((ratio(s)?, s))).min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let rounds = spread(samples.ratio("traffic", size, &size.but(variant), load, "rate"));
+    let note = with_median_time(samples, size, &size.but(variant), load);
     let name = format!("{load}: {} against {variant}", size.title());
-    Some(Bar { note: rounds, ..bar(name, worst, Kind::AtLeast, least, "") })
+    Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "") })
 }
 
 /// How far a rate is at most from that with the smallest policy.
@@ -122,16 +129,17 @@ fn flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
     Some(Bar { note, ..bar(name, worst, Kind::AtMost, most, "%") })
 }
 
-/// "The same" is less than what the two loads differ by from round to round, taken for 1 %.
+/// All rounds and sizes together. The same rate is one that differs by less than 1 %.
 fn modes(samples: &Samples, load: &str) -> Option<Bar> {
-    let pairs = sizes(samples, ENFORCE).into_iter().filter_map(|enforce| {
-        let ratio = samples.ratio_of_medians("traffic", enforce, &enforce.but(MONITOR), load, "rate")?;
-        Some(((ratio - 1.0).abs() * 100.0, enforce))
+    let ratios = sizes(samples, ENFORCE).into_iter().filter_map(|enforce| {
+        let enforced = samples.rounds("traffic", enforce, load, "rate")?;
+        let monitored = samples.rounds("traffic", &enforce.but(MONITOR), load, "rate")?;
+        Some(enforced.iter().filter_map(|(round, rate)| Some(rate / monitored.get(round)?)))
     });
-    let (worst, size) = pairs.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    let note = spread(samples.ratio("traffic", size, &size.but(MONITOR), load, "rate"));
-    let name = format!("{load}: {} against {MONITOR}, change", size.title());
-    Some(Bar { note, ..bar(name, worst, Kind::AtMost, 1.0, "%") })
+    let ratio = Figure::of(ratios.flatten())?;
+    let name = format!("{load}: {ENFORCE} against {MONITOR}, change");
+    let change = bar(name, (ratio.median - 1.0).abs() * 100.0, Kind::AtMost, 1.0, "%");
+    Some(Bar { note: spread(Some(ratio)), ..change })
 }
 
 /// What a packet of an established connection costs more than an empty program's run.

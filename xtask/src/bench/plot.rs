@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::report::LOADS;
+use super::report::{LOADS, ordered};
 use super::samples::{Samples, Subject};
 
 const WIDTH: u32 = 1400;
@@ -14,7 +14,8 @@ const LINE: u32 = 16;
 
 /// Draws it, if traffic was measured.
 pub(super) fn draw(samples: &Samples, path: &Path) -> Result<bool> {
-    let subjects: Vec<&Subject> = samples.subjects("traffic");
+    // The lines are numbered from below.
+    let subjects: Vec<&Subject> = ordered(samples, "traffic").into_iter().rev().collect();
     let has_empty = subjects.iter().any(|s| s.variant == "empty");
     if !has_empty {
         return Ok(false);

@@ -17,16 +17,20 @@ pub(super) fn print(samples: &Samples, bars: &[Bar]) {
     programs(samples);
     others(samples);
     say!("\nBars");
-    for bar in bars {
-        let Bar { name, figure, limit, kind, unit, held, note } = bar;
-        let word = if *held { "held  " } else { "MISSED" };
-        let sign = if *kind == Kind::AtLeast { ">=" } else { "<=" };
-        let digits = if unit.is_empty() && *limit != 0.0 { 3 } else { 1 };
-        let note = if note.is_empty() { String::new() } else { format!("  ({note})") };
-        say!("  {word} {name}: {figure:.digits$} {unit} ({sign} {limit} {unit}){note}");
-    }
+    bars.iter().for_each(|bar| say!("  {}", line_of(bar)));
     let held = bars.iter().filter(|bar| bar.held).count();
     say!("  {held} of {} bars held", bars.len());
+}
+
+/// A bar with its word, figure and limit.
+fn line_of(bar: &Bar) -> String {
+    let Bar { name, figure, limit, kind, unit, held, note } = bar;
+    let word = if *held { "held  " } else { "MISSED" };
+    let sign = if *kind == Kind::AtLeast { ">=" } else { "<=" };
+    let digits = if *limit > 0.0 && *limit < 2.0 { 3 } else { 1 };
+    let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+    let note = if note.is_empty() { String::new() } else { format!("; {note}") };
+    format!("{word} {name}: {figure:.digits$}{unit} ({sign} {limit}{unit}{note})")
 }
 
 fn table(head: &[String]) -> Table {
@@ -85,7 +89,7 @@ fn times(samples: &Samples) {
 }
 
 /// Who was measured, in the order of their cost rather than their names.
-fn ordered<'a>(samples: &'a Samples, part: &str) -> Vec<&'a Subject> {
+pub(super) fn ordered<'a>(samples: &'a Samples, part: &str) -> Vec<&'a Subject> {
     const ORDER: [&str; 7] =
         ["nothing", "empty", "segd-monitor", "segd-enforce", "segd-programs", "nft", "nft-cgroup"];
     let mut subjects = samples.subjects(part);
@@ -209,6 +213,30 @@ pub(super) fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_one_line() {
+        let mut bar = Bar {
+            name: "tcp-connect".into(),
+            figure: 0.9512,
+            limit: 0.96,
+            kind: Kind::AtLeast,
+            unit: "",
+            held: false,
+            note: "why".into(),
+        };
+        assert_eq!(line_of(&bar), "MISSED tcp-connect: 0.951 (>= 0.96; why)");
+        bar = Bar {
+            figure: 12.34,
+            limit: 50.0,
+            kind: Kind::AtMost,
+            unit: "ms",
+            held: true,
+            note: String::new(),
+            ..bar
+        };
+        assert_eq!(line_of(&bar), "held   tcp-connect: 12.3 ms (<= 50 ms)");
+    }
 
     #[test]
     fn figures_are_short() {

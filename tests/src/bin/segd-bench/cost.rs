@@ -17,6 +17,8 @@ use crate::sys::{self, ProgramFacts};
 
 const PART: &str = "programs";
 
+const ENFORCE: &str = "segd-enforce";
+
 /// Runs in one BPF_PROG_TEST_RUN.
 const REPEAT: u32 = 500_000;
 
@@ -25,7 +27,7 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
     let size = options.typical();
     let empty = Programs::empty(&options.empty)?;
     let mut judging = Vec::new();
-    for (name, enforce, port) in [("segd-monitor", false, 9501), ("segd-enforce", true, 9502)] {
+    for (name, enforce, port) in [("segd-monitor", false, 9501), (ENFORCE, true, 9502)] {
         let zones = zone_file(&pair, size, enforce, 0);
         let plan = Plan { name, port, zones: &zones, zone: [CLIENT, SERVER], log_size: LITTLE };
         judging.push((name, Agents::start(&pair, &plan)?));
@@ -46,6 +48,13 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
                 let attached = agents.attach()?;
                 let sample = Sample::of(PART, name, round).at(size).load(load.name());
                 under_load(options, &pair, agents.programs(), &sample, load)?;
+                if *name == ENFORCE {
+                    // Without waking the agents, and without being preempted by them.
+                    agents.pause()?;
+                    let sample = Sample::of(PART, "segd-programs", round).at(size).load(load.name());
+                    under_load(options, &pair, agents.programs(), &sample, load)?;
+                    agents.resume()?;
+                }
                 drop(attached);
                 agents.settle()?;
             }
