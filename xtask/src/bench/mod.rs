@@ -9,7 +9,8 @@
 //! - `empty`: programs that only return 1, on the nine hooks that segd uses (`segd-ebpf/src/bin/empty.rs`);
 //! - `segd-monitor`, `segd-enforce`: agents on both hosts, with every flow written into a file;
 //! - `segd-programs`: as `segd-enforce`, with the agents stopped by SIGSTOP, so that the programs' cost is seen apart from
-//!   that of the agents, which share the two CPUs with client and server;
+//!   that of waking and running the agents, which share the two CPUs with client and server (when the ring buffer is
+//!   full, events are counted as lost);
 //! - `nft`: nftables on both hosts: established connections pass by conntrack, a new one by one look-up of its peer's
 //!   zone in an interval map and one of zone, protocol and port in a set; drop is the policy; counters as in segd;
 //! - `nft-cgroup`: the same for sockets of the host's cgroup by `socket cgroupv2`, others pass.

@@ -23,7 +23,7 @@ pub(crate) use crate::setup::probe::find;
 ///
 /// That is: a Rust compiler for the BPF target and bpf-linker with the matching LLVM; for tests iproute2, PostgreSQL,
 /// Redis, nginx and curl, whose services are neither started nor enabled; with --vm QEMU, busybox and cpio. `run`,
-/// `demo`, `test` and `vm` call this by themselves.
+/// `demo`, `test`, `bench` (which needs nftables) and `vm` call this by themselves.
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
     /// Only say what is missing and what would be done.

@@ -67,7 +67,7 @@ impl Test {
                 }),
             ));
             // For the host: rustup's clippy cannot read the core that Debian's compiler has for the BPF target.
-            let ebpf = ["clippy", "--locked", "--package", "segd-ebpf", "--bin", "segd-ebpf"];
+            let ebpf = ["clippy", "--locked", "--package", "segd-ebpf", "--bins"];
             steps.push((
                 "clippy, BPF programs",
                 Box::new(move || {

@@ -15,7 +15,7 @@ use crate::usage;
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// How much of the flow log an agent keeps, unless a part counts its lines.
-pub(crate) const LITTLE: &str = "64MiB";
+pub(crate) const LITTLE: &str = "16MiB";
 
 /// An agent on each host, with the same policy.
 pub(crate) struct Agents {
