@@ -85,7 +85,7 @@ use crate::setup::{Purpose, ensure};
 
 /// Measure segd on two simulated hosts, against empty programs and nftables.
 ///
-/// Takes half an hour; --quick shows in some minutes that everything works. Use a machine that does nothing else.
+/// Takes about an hour; --quick shows in some minutes that everything works. Use a machine that does nothing else.
 /// Results are printed and left in target/bench. Nothing else is left, also after Ctrl-C.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {

@@ -18,7 +18,7 @@ use crate::say::say;
 /// When a test fails; when every test that ran in a file was skipped; when none ran though no filter was given.
 pub(crate) fn run(toolchain: &Toolchain, segd: &Path, filter: Option<&str>) -> Result<()> {
     // With the tests cargo builds the package's binaries: lab-actor, which the tests need beside them.
-    let build = ["test", "--no-run", "--locked", "--package", "segd-tests", "--lib", "--test", "*"];
+    let build = ["test", "--no-run", "--locked", "--package", "segd-tests", "--lib", "--bins", "--test", "*"];
     let made = cargo::build(toolchain.cargo(&build))?;
     let mut files: Vec<_> = made
         .into_iter()
