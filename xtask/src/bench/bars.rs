@@ -195,7 +195,9 @@ fn tables(samples: &Samples) -> Vec<Bar> {
         note,
     );
     let change = figure(segd, "change_command").map(|s| s * 1000.0);
-    push(change, format!("{prefixes}: ten entries changed by segd apply"), 50.0, "ms", String::new());
+    let gave_up = figure(segd, "command_gave_up").is_some_and(|rounds| rounds > 0.0);
+    let note = if gave_up { "the command gave up waiting for the agent" } else { "" };
+    push(change, format!("{prefixes}: ten entries changed by segd apply"), 50.0, "ms", note.into());
     let megabytes = |metric| figure(segd, metric).map(|bytes| bytes / MEGABYTE);
     let slab = megabytes("kernel_slab").unwrap_or_default();
     push(megabytes("agent_resident"), format!("{prefixes}: agent resident"), 64.0, "MB", String::new());
