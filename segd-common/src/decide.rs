@@ -1,16 +1,16 @@
 //! The decision. Every caller in the kernel and in user space comes through here.
 
 use crate::addr::Addr;
-use crate::id::{RuleId, ServiceId, SubjectId, ZoneId};
-use crate::table::{FailsafeKey, PolicyEntry, PolicyKey, ServiceKey};
+use crate::id::{RuleId, ServiceId, ZoneId};
+use crate::table::{FailsafeKey, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject};
 use crate::traffic::{Direction, Mode, Reason, Verdict, protocol};
 
 /// One generation of the policy tables: BPF maps in the kernel, plain collections in user space.
 pub trait View {
     /// The zone that claims exactly this address (a /32 or /128).
-    fn host(&self, addr: &Addr) -> Option<ZoneId>;
+    fn host(&self, addr: &Addr) -> Option<PeerZone>;
     /// The zone of the longest shorter prefix that holds this address.
-    fn prefix(&self, addr: &Addr) -> Option<ZoneId>;
+    fn prefix(&self, addr: &Addr) -> Option<PeerZone>;
     /// The longest matching entry.
     fn policy(&self, key: &PolicyKey) -> Option<PolicyEntry>;
     /// The longest matching service.
@@ -25,7 +25,7 @@ pub trait View {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Facts {
     /// The local side.
-    pub subject: SubjectId,
+    pub subject: Subject,
     /// Who begins.
     pub direction: Direction,
     /// IP protocol number.
@@ -63,22 +63,23 @@ impl Decision {
 
 /// The zone of an address: an exact host first, then the longest prefix, else `unknown`.
 #[inline(always)]
-pub fn zone_of<V: View>(view: &V, addr: &Addr) -> ZoneId {
+pub fn zone_of<V: View>(view: &V, addr: &Addr) -> PeerZone {
     match view.host(addr) {
         Some(zone) => zone,
-        None => view.prefix(addr).unwrap_or(ZoneId::UNKNOWN),
+        None => view.prefix(addr).unwrap_or(PeerZone::plain(ZoneId::UNKNOWN)),
     }
 }
 
 /// The zone of an address in a packet on an interface other than the loopback device. One of the host's own
 /// there is forged, or belongs to a container: it gets no loopback privileges, but what its prefix says.
 #[inline(always)]
-pub fn zone_on_wire<V: View>(view: &V, addr: &Addr) -> ZoneId {
+pub fn zone_on_wire<V: View>(view: &V, addr: &Addr) -> PeerZone {
     match zone_of(view, addr) {
-        ZoneId::LOOPBACK => {
-            view.prefix(addr).filter(|zone| *zone != ZoneId::LOOPBACK).unwrap_or(ZoneId::UNKNOWN)
+        PeerZone { zone: ZoneId::LOOPBACK, .. } => {
+            let prefix = view.prefix(addr).filter(|peer| peer.zone != ZoneId::LOOPBACK);
+            prefix.unwrap_or(PeerZone::plain(ZoneId::UNKNOWN))
         }
-        zone => zone,
+        peer => peer,
     }
 }
 
@@ -90,7 +91,8 @@ pub fn decide<V: View>(view: &V, facts: &Facts) -> Decision {
 
 /// [`decide`] for a peer whose zone the caller knows, by [`zone_of`] or [`zone_on_wire`].
 #[inline(always)]
-pub fn decide_in_zone<V: View>(view: &V, facts: &Facts, zone: ZoneId) -> Decision {
+pub fn decide_in_zone<V: View>(view: &V, facts: &Facts, peer: PeerZone) -> Decision {
+    let zone = peer.zone;
     if zone == ZoneId::LOOPBACK {
         return Decision::builtin(Reason::Loopback, zone);
     }
@@ -98,26 +100,30 @@ pub fn decide_in_zone<V: View>(view: &V, facts: &Facts, zone: ZoneId) -> Decisio
         return Decision::builtin(Reason::Control, zone);
     }
     let service = view.service(&ServiceKey::new(facts.protocol, facts.port)).unwrap_or(ServiceId::OTHER);
-    let key = PolicyKey::new(facts.subject, zone, facts.direction, facts.protocol, facts.port);
-    let entry = view.policy(&key);
-    let (rule, expires, mode) = match entry {
-        Some(e) => (e.rule, e.expires, e.mode),
-        None => (RuleId::NONE, 0, Mode::Monitor as u8),
-    };
-    let reason = if rule == RuleId::NONE {
-        Reason::NoRule
-    } else if expires == 0 || view.now() < expires {
-        return Decision { verdict: Verdict::Allowed, reason: Reason::Rule, zone, service, rule, expires };
+    let until = facts.subject.expires;
+    let (rule, expires, mode, reason) = if has_passed(view, until) {
+        (RuleId::NONE, 0, Mode::Enforce as u8, Reason::WorkloadExpired)
     } else {
-        Reason::Expired
+        let key = PolicyKey::new(facts.subject.id, peer.group, facts.direction, facts.protocol, facts.port);
+        match view.policy(&key) {
+            Some(e) if e.rule == RuleId::NONE => (RuleId::NONE, 0, e.mode, Reason::NoRule),
+            Some(e) if has_passed(view, e.expires) => (e.rule, 0, e.mode, Reason::Expired),
+            Some(e) => (e.rule, e.expires, e.mode, Reason::Rule),
+            None => (RuleId::NONE, 0, Mode::Monitor as u8, Reason::NoRule),
+        }
     };
+    if reason as u8 == Reason::Rule as u8 {
+        let expires = sooner(expires, until);
+        return Decision { verdict: Verdict::Allowed, reason, zone, service, rule, expires };
+    }
     let safe = FailsafeKey::new(facts.direction, facts.protocol, facts.port, facts.peer.bytes());
-    let (verdict, reason, rule) = if view.failsafe(&safe) {
-        (Verdict::Allowed, Reason::Failsafe, RuleId::NONE)
-    } else {
-        (unless_enforced(mode), reason, rule)
-    };
-    Decision { verdict, reason, zone, service, rule, expires: 0 }
+    if view.failsafe(&safe) {
+        let (verdict, reason, rule) = (Verdict::Allowed, Reason::Failsafe, RuleId::NONE);
+        return Decision { verdict, reason, zone, service, rule, expires: 0 };
+    }
+    let verdict = unless_enforced(mode);
+    let expires = if verdict.passes() { until } else { 0 };
+    Decision { verdict, reason, zone, service, rule, expires }
 }
 
 /// The verdict on a packet whose transport is not known (a later fragment, a malformed header): no rule can
@@ -125,18 +131,22 @@ pub fn decide_in_zone<V: View>(view: &V, facts: &Facts, zone: ZoneId) -> Decisio
 #[inline(always)]
 pub fn decide_unreadable<V: View>(
     view: &V,
-    subject: SubjectId,
+    subject: Subject,
     direction: Direction,
     peer: Option<&Addr>,
     reason: Reason,
 ) -> Decision {
-    let zone = peer.map_or(ZoneId::ANY, |addr| zone_of(view, addr));
-    if zone == ZoneId::LOOPBACK {
-        return Decision::builtin(Reason::Loopback, zone);
+    let peer = peer.map_or(PeerZone::plain(ZoneId::ANY), |addr| zone_of(view, addr));
+    if peer.zone == ZoneId::LOOPBACK {
+        return Decision::builtin(Reason::Loopback, peer.zone);
     }
-    let entry = view.policy(&PolicyKey::new(subject, zone, direction, protocol::RAW, 0));
-    let mode = entry.map_or(Mode::Monitor as u8, |e| e.mode);
-    let zone = if zone == ZoneId::ANY { ZoneId::UNKNOWN } else { zone };
+    let mode = if has_passed(view, subject.expires) {
+        Mode::Enforce as u8
+    } else {
+        let entry = view.policy(&PolicyKey::new(subject.id, peer.group, direction, protocol::RAW, 0));
+        entry.map_or(Mode::Monitor as u8, |e| e.mode)
+    };
+    let zone = if peer.zone == ZoneId::ANY { ZoneId::UNKNOWN } else { peer.zone };
     Decision {
         verdict: unless_enforced(mode),
         reason,
@@ -151,17 +161,32 @@ pub fn decide_unreadable<V: View>(
 /// [`protocol::RAW`] or the number of the protocol that a rule would have to name. The compiler puts what the
 /// rules towards any peer allow of them under [`ZoneId::ANY`].
 #[inline(always)]
-pub fn decide_socket<V: View>(view: &V, subject: SubjectId, name: u8) -> Decision {
-    let key = PolicyKey::new(subject, ZoneId::ANY, Direction::Outbound, name, 0);
+pub fn decide_socket<V: View>(view: &V, subject: Subject, name: u8) -> Decision {
+    let key = PolicyKey::new(subject.id, ZoneId::ANY, Direction::Outbound, name, 0);
     let (rule, expires, mode) =
         view.policy(&key).map_or((RuleId::NONE, 0, Mode::Monitor as u8), |e| (e.rule, e.expires, e.mode));
     let service = view.service(&ServiceKey::new(name, 0)).unwrap_or(ServiceId::OTHER);
     let zone = ZoneId::UNKNOWN;
-    if rule != RuleId::NONE && (expires == 0 || view.now() < expires) {
+    let (verdict, reason) = if has_passed(view, subject.expires) {
+        (Verdict::Denied, Reason::WorkloadExpired)
+    } else if rule != RuleId::NONE && !has_passed(view, expires) {
         return Decision { verdict: Verdict::Allowed, reason: Reason::Rule, zone, service, rule, expires };
-    }
-    let verdict = unless_enforced(mode);
-    Decision { verdict, reason: Reason::SocketType, zone, service, rule: RuleId::NONE, expires: 0 }
+    } else {
+        (unless_enforced(mode), Reason::SocketType)
+    };
+    Decision { verdict, reason, zone, service, rule: RuleId::NONE, expires: 0 }
+}
+
+/// Whether an instant that may be none (0) is past.
+#[inline(always)]
+fn has_passed<V: View>(view: &V, instant: u64) -> bool {
+    instant != 0 && view.now() >= instant
+}
+
+/// The earlier of two instants that may be none (0).
+#[inline(always)]
+const fn sooner(a: u64, b: u64) -> u64 {
+    if a == 0 || (b != 0 && b < a) { b } else { a }
 }
 
 #[inline(always)]

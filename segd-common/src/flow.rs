@@ -2,8 +2,11 @@
 
 use crate::addr::Addr;
 use crate::id::{Generation, RuleId, ServiceId, SubjectId, ZoneId};
+#[cfg(doc)]
+use crate::table::Subject;
 
-/// Who made a socket. All zero for one older than the agent.
+/// Who made a socket. All zero for one older than the agent; `pid` zero and the rest but `comm` set, once a packet told
+/// whose such a socket is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Owner {
@@ -123,6 +126,50 @@ pub struct Socket {
     pub flow: Flow,
     /// The last flow it began of those that belong to no connected socket: a hint which one ends with it.
     pub last: FlowKey,
+    /// What it is decided as.
+    pub subject: Resolved,
+}
+
+/// What a socket is decided as: found once for each generation.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Resolved {
+    /// The generation in the high half, then the subject's number, then zeros; one word, so that the two are read and
+    /// written as one. 0: not found yet.
+    pub word: u64,
+    /// As [`Subject::expires`], on CLOCK_BOOTTIME.
+    pub expires: u64,
+    /// What it was decided as before, in the last generation where that was something else; 0: nothing else.
+    pub former: SubjectId,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+impl Resolved {
+    /// Not found yet.
+    pub const NONE: Self = Self { word: 0, expires: 0, former: SubjectId(0), pad: [0; 3] };
+
+    /// The word for a subject in a generation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(generation: Generation, subject: SubjectId) -> u64 {
+        (generation.0 as u64) << 32 | (subject.0 as u64) << 16
+    }
+
+    /// The generation of a word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(word: u64) -> Generation {
+        Generation((word >> 32) as u32)
+    }
+
+    /// The subject of a word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn subject(word: u64) -> SubjectId {
+        let [_, _, low, high, ..] = word.to_le_bytes();
+        SubjectId(u16::from_le_bytes([low, high]))
+    }
 }
 
 /// Key of the table of flows that belong to no connected socket.
@@ -220,9 +267,19 @@ mod tests {
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<Owner>(), 32);
         assert_eq!(size_of::<Flow>(), 2 * 16 + 7 * 8 + 3 * 4 + 5 * 2 + 5 + 5);
-        assert_eq!(size_of::<Socket>(), size_of::<Owner>() + size_of::<Flow>() + size_of::<FlowKey>());
+        let parts = size_of::<Owner>() + size_of::<Flow>() + size_of::<FlowKey>() + size_of::<Resolved>();
+        assert_eq!((size_of::<Resolved>(), size_of::<Socket>()), (24, parts));
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<DenialKey>(), 24);
         assert_eq!(size_of::<Denial>(), 16 + size_of::<OwnedFlow>());
+    }
+
+    #[test]
+    fn a_resolved_word_holds_both() {
+        for (generation, subject) in [(0, 16), (1, 17), (u32::MAX, u16::MAX)] {
+            let (generation, subject) = (Generation(generation), SubjectId(subject));
+            let word = Resolved::word(generation, subject);
+            assert_eq!((Resolved::generation(word), Resolved::subject(word)), (generation, subject));
+        }
     }
 }

@@ -50,8 +50,11 @@ mod pod {
         crate::id::ZoneId,
         crate::table::FailsafeKey,
         crate::table::GenerationInfo,
+        crate::table::Pattern,
+        crate::table::PeerZone,
         crate::table::PolicyEntry,
         crate::table::PolicyKey,
         crate::table::ServiceKey,
+        crate::table::Subject,
     );
 }

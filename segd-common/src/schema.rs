@@ -2,10 +2,10 @@
 
 /// Version of the layout and meaning of every pinned map. Part of the pin directory's name, so that an agent
 /// never reads another version's bytes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// Number of generation slots.
-pub const SLOTS: u32 = 2;
+/// Number of generation slots: the one in force and its fallback, and a place for either beside them.
+pub const SLOTS: u32 = 4;
 
 /// `ACTIVE`: array of one `u32`, the slot that holds the policy in force.
 pub const ACTIVE: &str = "ACTIVE";
@@ -23,6 +23,12 @@ pub const POLICY: &str = "POLICY";
 pub const SERVICES: &str = "SERVICES";
 /// `FAILSAFES`: per slot a trie of [`FailsafeKey`](crate::table::FailsafeKey)s.
 pub const FAILSAFES: &str = "FAILSAFES";
+/// `PATTERNS`: per slot a hash from a number, from 0 on, to [`Pattern`](crate::table::Pattern).
+pub const PATTERNS: &str = "PATTERNS";
+/// `WORKLOADS`: per slot a hash from a cgroup's id to its workload's [`Subject`](crate::table::Subject).
+pub const WORKLOADS: &str = "WORKLOADS";
+/// `USERS`: per slot a hash from a user's id to its workload's [`Subject`](crate::table::Subject).
+pub const USERS: &str = "USERS";
 /// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket).
 pub const SOCKETS: &str = "SOCKETS";
 /// `FLOWS_OUT`: LRU from [`FlowKey`](crate::flow::FlowKey) to [`OwnedFlow`](crate::flow::OwnedFlow), of the flows
@@ -45,6 +51,8 @@ pub const LOSSES: &str = "LOSSES";
 /// `EVENTS`: ring buffer of [`Event`](crate::event::Event)s.
 pub const EVENTS: &str = "EVENTS";
 
+/// Cgroups that a slot of `WORKLOADS` has room for.
+pub const WORKLOAD_CGROUPS: u32 = 65_536;
 /// Places in `COUNTERS`.
 pub const COUNTER_PLACES: u32 = 8192;
 /// Entries of `FLOWS_OUT`, and of `FLOWS_IN`.

@@ -124,16 +124,93 @@ impl FailsafeKey {
     }
 }
 
+/// Value of the address tables: where an address belongs.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerZone {
+    /// The zone that it is in, as it is counted and told.
+    pub zone: ZoneId,
+    /// What [`PolicyKey::peer`] is for it: the zone's own number, or one that stands for the part of the zone
+    /// that is in the cohort of a canary. Means something within one generation only.
+    pub group: ZoneId,
+}
+
+impl PeerZone {
+    /// An address in a zone and in no cohort.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(zone: ZoneId) -> Self {
+        Self { zone, group: zone }
+    }
+}
+
 /// What a generation says about itself. One per slot.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GenerationInfo {
+    /// The instant from which the generation in slot `fallback` holds in place of this one, in nanoseconds of
+    /// CLOCK_BOOTTIME; 0: never.
+    pub deadline: u64,
     /// Its number; [`Generation::NONE`]: nothing is loaded in this slot.
     pub generation: Generation,
-    /// What the host's sockets are decided as.
+    /// What the host's sockets are decided as that belong to no workload.
     pub host: SubjectId,
+    /// A slot; without a deadline, 0.
+    pub fallback: u8,
+    /// [`KEEP_REVOKED`], [`HAS_WORKLOADS`] and [`HAS_USERS`].
+    pub flags: u8,
+}
+
+/// Flag of a [`GenerationInfo`]: flows that passed before it go on, whatever it says of them.
+pub const KEEP_REVOKED: u8 = 1;
+/// Flag of a [`GenerationInfo`]: it knows workloads by cgroup.
+pub const HAS_WORKLOADS: u8 = 2;
+/// Flag of a [`GenerationInfo`]: it knows workloads by user.
+pub const HAS_USERS: u8 = 4;
+
+/// What a local socket is decided as. Value of the tables of cgroups and of users, whose subjects are workloads.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Subject {
+    /// The instant from which it is denied everything but failsafe traffic, in nanoseconds of the view's clock
+    /// ([`View::now`](crate::decide::View::now)); 0: never.
+    pub expires: u64,
+    /// Its number.
+    pub id: SubjectId,
     /// Zero.
-    pub pad: u16,
+    pub pad: [u16; 3],
+}
+
+impl Subject {
+    /// A subject that does not expire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lasting(id: SubjectId) -> Self {
+        Self { expires: 0, id, pad: [0, 0, 0] }
+    }
+}
+
+/// Bytes of a [`Pattern`]'s text.
+pub const PATTERN_BYTES: usize = 112;
+
+/// Which cgroups belong to a workload: those whose path, or the path of an ancestor, matches the text.
+///
+/// A path is relative to the root of the cgroup2 tree and begins with `/`. In the text `*` stands for any bytes but
+/// `/`. Where several patterns match, the one that matches the longest part of the path wins, then the first.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pattern {
+    /// The workload.
+    pub subject: Subject,
+    /// Number of bytes of `text`.
+    pub len: u8,
+    /// 1: the text may begin behind any `/` of the path, as the name of a systemd unit does; else 0, and the text
+    /// begins with the path.
+    pub anywhere: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+    /// Padded with zeros.
+    pub text: [u8; PATTERN_BYTES],
 }
 
 /// Value of the failsafe trie: the key alone tells everything.
@@ -153,6 +230,9 @@ mod tests {
         assert_eq!(size_of::<PolicyKey>() % align_of::<PolicyEntry>(), 0);
         assert_eq!(size_of::<ServiceKey>(), 4);
         assert_eq!(size_of::<FailsafeKey>(), 20);
-        assert_eq!(size_of::<GenerationInfo>(), 8);
+        assert_eq!(size_of::<GenerationInfo>(), 16);
+        assert_eq!(size_of::<PeerZone>(), 4);
+        assert_eq!(size_of::<Subject>(), 16);
+        assert_eq!(size_of::<Pattern>(), 16 + 8 + PATTERN_BYTES);
     }
 }

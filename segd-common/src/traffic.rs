@@ -100,6 +100,10 @@ byte_enum! {
         SocketType = 9 "socket-type",
         /// The kernel had no memory to remember the socket.
         NoMemory = 10 "no-memory",
+        /// The local workload has expired.
+        WorkloadExpired = 11 "workload-expired",
+        /// A newer policy denies it, but live flows are kept.
+        Kept = 12 "kept",
     }
 }
 

@@ -1,21 +1,20 @@
 //! `connect(2)`: the same decision as on the packet, earlier, so that the caller gets an errno at once.
 
+use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use segd_common::addr::Addr;
-use segd_common::flow::{Flow, IDLE_NS};
-use segd_common::packet::Ends;
+use segd_common::flow::Socket;
 use segd_common::traffic::{Direction, Reason, protocol};
 
-use crate::count::Size;
-use crate::flow::{self, Case, Party};
-use crate::maps::FLOWS_IN;
+use crate::case::{Case, Context, Size, cookie, is_icmp, zero};
 use crate::sock::{self, RAW, STREAM};
-use crate::tell::Measured;
-use crate::view::{Policy, now};
+use crate::tell::{self, Measured};
+use crate::view::Policy;
+use crate::{flow, subject};
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
@@ -71,65 +70,50 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
     let Some(socket) = (unsafe { sock::keep(sk) }) else {
         return true;
     };
-    let protocol = if kind == STREAM { protocol::TCP } else { number as u8 };
-    let mut ends = Ends { local: Addr::default(), peer, local_port, peer_port: user_port(ctx) };
-    if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+    let mut place = MaybeUninit::uninit();
+    let case = Case::new(&mut place, &policy, Size::default());
+    case.direction = Direction::Outbound;
+    case.protocol = if kind == STREAM { protocol::TCP } else { number as u8 };
+    case.peer = peer;
+    (case.local_port, case.peer_port) = (local_port, user_port(ctx));
+    if is_icmp(case.protocol) {
         // A ping socket has no ports; it sends echo requests.
-        let request = if protocol == protocol::ICMP { 8 << 8 } else { 128 << 8 };
-        (ends.local_port, ends.peer_port) = (request, request);
+        let request = if case.protocol == protocol::ICMP { 8 << 8 } else { 128 << 8 };
+        (case.local_port, case.peer_port) = (request, request);
     }
-    let party = Party { ends, direction: Direction::Outbound, protocol };
     sock::adopt(socket);
-    let mut case = Case { ctx: ctx.as_ptr(), policy, party, socket, size: Size::default() };
-    flow::close(case.ctx, &mut case.socket.flow, &case.socket.owner, Measured::default());
-    if protocol == protocol::TCP { stream(&mut case) } else { datagram(&mut case) }
+    subject::resolve(socket, case);
+    let ctx = ctx.as_ptr();
+    flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());
+    zero(&raw mut socket.flow);
+    if case.protocol == protocol::TCP { stream(ctx, case, socket) } else { datagram(case, socket) }
 }
 
 #[inline(always)]
-fn stream(case: &mut Case<'_>) -> bool {
-    case.socket.flow = Flow::NONE;
-    let decision = case.decide();
-    if decision.reason == Reason::Loopback {
+fn stream(ctx: Context, case: &mut Case, socket: &mut Socket) -> bool {
+    case.decide();
+    if case.reason == Reason::Loopback {
         return true;
     }
-    if !decision.verdict.passes() {
-        flow::refuse(case, &decision);
+    if !case.verdict.passes() {
+        tell::refuse(case, &socket.owner, cookie(ctx));
         return false;
     }
-    flow::begin(&mut case.socket.flow, &case.policy, &case.party, &decision);
-    flow::open(case.ctx, &mut case.socket.flow, &case.socket.owner);
+    flow::begin(&mut socket.flow, case);
+    flow::open(ctx, &mut socket.flow, &socket.owner);
     true
 }
 
 /// Connecting a datagram socket sends nothing, and resolvers do it only to learn the source address. So it is
 /// never refused, and a flow opens with its first packet, which gives the sender the errno if it may not.
 #[inline(always)]
-fn datagram(case: &mut Case<'_>) -> bool {
-    case.socket.flow = Flow::NONE;
-    if joins(case) {
+fn datagram(case: &mut Case, socket: &mut Socket) -> bool {
+    if flow::join(case, &mut socket.flow) {
         return true;
     }
-    let decision = case.decide();
-    if decision.reason != Reason::Loopback && decision.verdict.passes() {
-        flow::begin(&mut case.socket.flow, &case.policy, &case.party, &decision);
+    case.decide();
+    if case.reason != Reason::Loopback && case.verdict.passes() {
+        flow::begin(&mut socket.flow, case);
     }
-    true
-}
-
-/// If the peer began a flow with this port, the socket goes on with that: so do servers that answer each client
-/// from a socket of its own.
-#[inline(always)]
-fn joins(case: &mut Case<'_>) -> bool {
-    let key = case.party.key(&case.policy);
-    let Some(owned) = FLOWS_IN.get_ptr_mut(&key) else {
-        return false;
-    };
-    // SAFETY: a look-up's pointer stays valid for the program's run.
-    let known = unsafe { &(*owned).flow };
-    if now().saturating_sub(known.seen) >= IDLE_NS {
-        return false;
-    }
-    case.socket.flow = *known;
-    let _ = FLOWS_IN.remove(&key);
     true
 }

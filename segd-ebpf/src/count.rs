@@ -4,10 +4,9 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use segd_common::counter::{CounterKey, Loss, OVERFLOW};
-use segd_common::decide::Decision;
 use segd_common::flow::Flow;
-use segd_common::id::SubjectId;
 
+use crate::case::{Case, Size};
 use crate::maps::{COUNTER_KEYS, COUNTERS, FREE_COUNTERS, LOSSES};
 
 /// Adds to a `u64` in a map. Per-CPU values need it too: a program in process context can be interrupted by
@@ -28,33 +27,23 @@ pub(crate) fn lose(what: Loss, n: u64) {
     }
 }
 
-/// The place of a flow's counter.
+/// The place of the counter of what is so decided.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn place_of(flow: &Flow) -> u32 {
+pub(crate) extern "C" fn place_of(case: *const Case) -> u32 {
+    // SAFETY: a case of this program or null, which the kernel holds possible.
+    let Some(case) = (unsafe { case.as_ref() }) else {
+        return OVERFLOW;
+    };
     place(&CounterKey {
-        rule: flow.rule,
-        subject: flow.subject,
-        zone: flow.zone,
-        service: flow.service,
-        protocol: flow.protocol,
-        direction: flow.direction,
-        verdict: flow.verdict,
-        pad: [0; 3],
-    })
-}
-
-/// The place of what is so decided.
-#[inline(never)]
-pub(crate) fn place_for(subject: SubjectId, direction: u8, protocol: u8, decision: &Decision) -> u32 {
-    place(&CounterKey {
-        rule: decision.rule,
-        subject,
-        zone: decision.zone,
-        service: decision.service,
-        protocol,
-        direction,
-        verdict: decision.verdict as u8,
-        pad: [0; 3],
+        rule: case.rule,
+        subject: case.subject.id,
+        zone: case.zone,
+        service: case.service,
+        protocol: case.protocol,
+        direction: case.direction as u8,
+        verdict: case.verdict as u8,
+        pad: [0, 0, 0],
     })
 }
 
@@ -93,14 +82,6 @@ pub(crate) fn begin(place: u32, now: u64) {
             (*counter).last = now;
         }
     }
-}
-
-/// One packet's size, for the counters. Default: no packet.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Size {
-    pub(crate) packets: u32,
-    pub(crate) bytes: u32,
-    pub(crate) leaving: bool,
 }
 
 /// Counts a packet by its flow's labels.

@@ -11,6 +11,7 @@
 )]
 #![feature(core_intrinsics)]
 
+mod case;
 mod connect;
 mod count;
 mod debug;
@@ -20,6 +21,7 @@ mod sendmsg;
 mod skb;
 mod sock;
 mod sock_ops;
+mod subject;
 mod tell;
 mod view;
 

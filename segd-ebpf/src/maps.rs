@@ -2,19 +2,24 @@
 
 use core::ptr::null;
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, Stack};
 use aya_ebpf::macros::btf_map;
 use segd_common::addr::Addr;
 use segd_common::counter::{self, Counter, CounterKey};
 use segd_common::event::Event;
 use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow, Socket};
-use segd_common::id::{ServiceId, ZoneId};
+use segd_common::id::ServiceId;
 use segd_common::schema::{COUNTER_PLACES, DENIAL_ENTRIES, EVENT_BYTES, FLOW_ENTRIES, SLOTS};
-use segd_common::table::{FailsafeKey, GenerationInfo, PolicyEntry, PolicyKey, ServiceKey};
+use segd_common::table::{
+    FailsafeKey, GenerationInfo, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
+};
 
 const N_SLOTS: usize = SLOTS as usize;
 /// Inner maps are made by user space in the size that each policy needs.
 const INNER: usize = 1;
+/// What grows by itself takes memory only for what is in it.
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 /// A value of an inner map: an array, for Linux 6.1 refuses to put a map without BTF, as user space makes them, in the
 /// place of one whose value is a struct by its BTF (`timer_off` in `bpf_map_meta_equal`, kernel/bpf/map_in_map.c:
 /// `btf_find_field` says ENOENT of a struct and EINVAL of anything else).
@@ -27,12 +32,12 @@ pub(crate) static ACTIVE: Array<u32, 1> = Array::new();
 #[btf_map]
 pub(crate) static GENERATIONS: Array<GenerationInfo, N_SLOTS> = Array::new();
 #[btf_map]
-pub(crate) static HOSTS: ArrayOfMaps<HashMap<Addr, Inner<ZoneId>, INNER>, N_SLOTS> = ArrayOfMaps::new();
+pub(crate) static HOSTS: ArrayOfMaps<HashMap<Addr, Inner<PeerZone>, INNER>, N_SLOTS> = ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static PREFIXES4: ArrayOfMaps<LpmTrie<[u8; 4], Inner<ZoneId>, INNER>, N_SLOTS> =
+pub(crate) static PREFIXES4: ArrayOfMaps<LpmTrie<[u8; 4], Inner<PeerZone>, INNER>, N_SLOTS> =
     ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static PREFIXES6: ArrayOfMaps<LpmTrie<[u8; 16], Inner<ZoneId>, INNER>, N_SLOTS> =
+pub(crate) static PREFIXES6: ArrayOfMaps<LpmTrie<[u8; 16], Inner<PeerZone>, INNER>, N_SLOTS> =
     ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static POLICY: ArrayOfMaps<LpmTrie<PolicyKey, Inner<PolicyEntry>, INNER>, N_SLOTS> =
@@ -42,6 +47,13 @@ pub(crate) static SERVICES: ArrayOfMaps<LpmTrie<ServiceKey, Inner<ServiceId>, IN
     ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static FAILSAFES: ArrayOfMaps<LpmTrie<FailsafeKey, u32, INNER>, N_SLOTS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static PATTERNS: ArrayOfMaps<HashMap<u32, Inner<Pattern>, INNER>, N_SLOTS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static WORKLOADS: ArrayOfMaps<HashMap<u64, Inner<Subject>, INNER, NO_PREALLOC>, N_SLOTS> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static USERS: ArrayOfMaps<HashMap<u32, Inner<Subject>, INNER>, N_SLOTS> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static FLOWS_OUT: Flows = Flows::new();
 #[btf_map]

@@ -1,18 +1,18 @@
 //! `sendmsg(2)` on unconnected UDP sockets: the errno at once, for a client's request. A server's reply comes
 //! through here too and passes by the flow of the request.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use segd_common::addr::Addr;
-use segd_common::packet::Ends;
 use segd_common::traffic::{Direction, Verdict, protocol};
 
+use crate::case::{Case, Size};
 use crate::connect::{user_ip6, user_port};
-use crate::count::Size;
-use crate::flow::{self, Case, Party};
-use crate::sock;
 use crate::view::Policy;
+use crate::{flow, sock, subject};
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
@@ -42,15 +42,19 @@ fn sendmsg(ctx: &SockAddrContext, peer: Addr) -> bool {
         return true;
     };
     let is_udp = number == u32::from(protocol::UDP);
-    let peer_port = if is_udp { user_port(ctx) } else { 0 };
-    let local_port = if is_udp { local_port } else { 0 };
-    let ends = Ends { local: Addr::default(), peer, local_port, peer_port };
-    let party = Party { ends, direction: Direction::Outbound, protocol: number as u8 };
-    if party.owns(&socket.flow) && flow::holds(&socket.flow, policy.generation) {
+    let mut place = MaybeUninit::uninit();
+    let case = Case::new(&mut place, &policy, Size::default());
+    case.direction = Direction::Outbound;
+    case.protocol = number as u8;
+    case.peer = peer;
+    if is_udp {
+        (case.local_port, case.peer_port) = (local_port, user_port(ctx));
+    }
+    if case.owns(&socket.flow) && flow::holds(&socket.flow, policy.generation) {
         return socket.flow.verdict != Verdict::Denied as u8;
     }
     sock::adopt(socket);
-    socket.last = party.key(&policy);
-    let mut case = Case { ctx: ctx.as_ptr(), policy, party, socket, size: Size::default() };
-    flow::datagram(&mut case)
+    subject::resolve(socket, case);
+    socket.last = case.key(case.subject.id);
+    flow::datagram(ctx.as_ptr(), case, socket)
 }

@@ -1,19 +1,22 @@
 //! The authority: every IP packet from or to every socket in the cgroup tree.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use segd_common::decide::{decide_unreadable, zone_of};
-use segd_common::flow::{Flow, OPENED};
-use segd_common::packet::{Bytes, Ends, Packet, TCP_ACK, TCP_SYN, Unreadable, icmp_flow};
+use segd_common::flow::{OPENED, Socket};
+use segd_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, Unreadable, icmp_flow};
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
-use crate::count::{self, Size};
-use crate::flow::{self, Case, Party};
+use crate::case::{Case, Size, cookie, copy, is_icmp};
 use crate::sock::{self, LISTEN, RAW, SYN_SENT};
 use crate::view::Policy;
+use crate::{count, flow, subject, tell};
 
 /// Every namespace's loopback device (LOOPBACK_IFINDEX of include/net/net_namespace.h).
 const LOOPBACK: u32 = 1;
@@ -112,186 +115,189 @@ struct Skb(*const __sk_buff);
 impl Bytes for Skb {
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        let mut to = [0; N];
+        let mut to = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the buffer has the length that is passed.
-        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), at, (&raw mut to).cast(), N as u32) };
-        (failed == 0).then_some(to)
+        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper fills it, with zeros if it fails.
+        (failed == 0).then_some(unsafe { to.assume_init() })
     }
 }
 
 /// Reads the packet and judges it.
 #[inline(always)]
 fn look(ctx: &SkBuffContext, policy: Policy, sock: &Sock, size: Size) -> bool {
-    let direction = if size.leaving { Direction::Outbound } else { Direction::Inbound };
+    let mut place = MaybeUninit::uninit();
+    let case = Case::new(&mut place, &policy, size);
     // SAFETY: a full socket.
     let Some(socket) = (unsafe { sock::keep(sock.sk) }) else {
-        return decide_unreadable(&policy, policy.host, direction, None, Reason::NoMemory).verdict.passes();
+        case.reason = Reason::NoMemory;
+        case.decide_unreadable(false);
+        return case.verdict.passes();
     };
-    let party = Party { ends: Ends::default(), direction, protocol: 0 };
-    let mut case = Case { ctx: ctx.as_ptr(), policy, party, socket, size };
-    let flags = match read(ctx.skb.skb, &mut case.party, size.leaving) {
-        Read::Whole(flags) => flags,
-        Read::Addresses(reason) => return guess(&case, reason, true),
-        Read::Nothing(reason) => return guess(&case, reason, false),
+    if subject::is_unsure(socket, case) {
+        // SAFETY: the context of the running program, whose type has both helpers.
+        unsafe {
+            socket.owner.uid = bpf_get_socket_uid(ctx.skb.skb);
+            socket.owner.cgroup = bpf_skb_cgroup_id(ctx.skb.skb);
+        }
+        socket.subject.word = 0;
+    }
+    subject::resolve(socket, case);
+    let flags = match read(ctx.skb.skb, case) {
+        ADDRESSES => return guess(ctx, case, socket, true),
+        NOTHING => return guess(ctx, case, socket, false),
+        flags => flags as u8,
     };
-    if case.party.protocol == protocol::UDP && sock.protocol == u32::from(protocol::UDP) {
+    if case.protocol == protocol::UDP && sock.protocol == u32::from(protocol::UDP) {
         // Behind a NAT of this host the packet's port is another than the one that sendmsg saw.
-        case.party.ends.local_port = sock.port;
+        case.local_port = sock.port;
     }
-    if case.party.protocol != protocol::TCP {
-        return datagram(&mut case);
-    }
-    if sock.protocol != u32::from(protocol::TCP) || sock.kind == RAW {
-        return is_kernels_or_a_copy(&case, flags) || datagram(&mut case);
+    let is_tcp = case.protocol == protocol::TCP;
+    let on_tcp = sock.protocol == u32::from(protocol::TCP) && sock.kind != RAW;
+    if !is_tcp || !on_tcp {
+        return (is_tcp && is_kernels_or_a_copy(case, socket, flags)) || datagram(ctx, case, socket);
     }
     if sock.state == LISTEN {
-        return handshake(&mut case, flags);
+        return handshake(ctx, case, socket, flags);
     }
-    connection(&mut case, sock.state)
+    connection(ctx, case, socket, sock.state)
 }
 
-/// How much of a packet could be read.
-enum Read {
-    /// All that a verdict needs; with TCP's flags.
-    Whole(u8),
-    /// Its addresses, but not its transport, for a reason.
-    Addresses(Reason),
-    /// Not even those.
-    Nothing(Reason),
-}
+/// Of [`read`]: the packet's addresses could be read, but not its transport.
+const ADDRESSES: u32 = 0x100;
+/// Of [`read`]: not even its addresses could be read.
+const NOTHING: u32 = 0x101;
 
+/// Reads a packet into its case. Returns TCP's flags if all could be read that a verdict needs, else one of the numbers
+/// above, with the reason in the case. A number, as a type of more would be returned through the caller's stack.
 #[inline(never)]
-fn read(skb: *const __sk_buff, party: &mut Party, leaving: bool) -> Read {
+fn read(skb: *const __sk_buff, case: &mut Case) -> u32 {
     match Packet::parse(&Skb(skb)) {
         Ok(packet) => {
-            party.ends = packet.ends(leaving);
-            party.protocol = packet.protocol;
-            Read::Whole(packet.tcp_flags)
+            case.set_ends(&packet.ends(case.leaving));
+            case.protocol = packet.protocol;
+            u32::from(packet.tcp_flags)
         }
-        Err(Unreadable { reason, ends: Some((src, dst)), protocol }) => {
-            (party.ends.local, party.ends.peer) = if leaving { (src, dst) } else { (dst, src) };
-            party.protocol = protocol;
-            Read::Addresses(reason)
+        Err(Unreadable { reason, ends, protocol }) => {
+            case.reason = reason;
+            let Some((src, dst)) = ends else {
+                return NOTHING;
+            };
+            case.protocol = protocol;
+            let (local, peer) = if case.leaving { (src, dst) } else { (dst, src) };
+            copy(&mut case.local, &local);
+            copy(&mut case.peer, &peer);
+            ADDRESSES
         }
-        Err(Unreadable { reason, .. }) => Read::Nothing(reason),
     }
 }
 
 /// A packet whose transport is not known.
 #[inline(always)]
-fn guess(case: &Case<'_>, reason: Reason, addressed: bool) -> bool {
-    let peer = addressed.then_some(&case.party.ends.peer);
-    let decision = decide_unreadable(&case.policy, case.policy.host, case.party.direction, peer, reason);
-    if decision.verdict != Verdict::Allowed {
-        flow::refuse(case, &decision);
+fn guess(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, addressed: bool) -> bool {
+    case.decide_unreadable(addressed);
+    if case.verdict != Verdict::Allowed {
+        tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
     }
-    decision.verdict.passes()
+    case.verdict.passes()
 }
 
 /// TCP on a socket that is not TCP's. The kernel's own sockets, which no program made, reset and acknowledge
 /// for connections that have no socket any more; and a raw socket gets copies of what is judged at the TCP
 /// socket. Neither begins anything. What a program forges on a raw socket is judged.
 #[inline(always)]
-fn is_kernels_or_a_copy(case: &Case<'_>, flags: u8) -> bool {
+fn is_kernels_or_a_copy(case: &Case, socket: &Socket, flags: u8) -> bool {
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    !case.size.leaving || (!begins && case.socket.owner.pid == 0)
+    !case.leaving || (!begins && socket.owner.pid == 0)
 }
 
 /// UDP, ICMP and every other protocol without connections of its own.
 #[inline(always)]
-fn datagram(case: &mut Case<'_>) -> bool {
-    let leaving = case.size.leaving;
-    let number = case.party.protocol;
-    let icmp = matches!(number, protocol::ICMP | protocol::ICMPV6);
+fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket) -> bool {
+    let icmp = is_icmp(case.protocol);
     if icmp {
-        let (began, request) = icmp_flow(number, case.party.ends.local_port, leaving);
-        case.party.direction = began;
-        (case.party.ends.local_port, case.party.ends.peer_port) = (request, request);
+        let (began, request) = icmp_flow(case.protocol, case.local_port, case.leaving);
+        case.direction = began;
+        (case.local_port, case.peer_port) = (request, request);
     }
-    let connected = &mut case.socket.flow;
-    if case.party.owns(connected) && (!icmp || connected.direction == case.party.direction as u8) {
+    let ctx = ctx.as_ptr();
+    let Socket { flow: connected, owner, last, .. } = socket;
+    if case.owns(connected) && (!icmp || connected.direction == case.direction as u8) {
         if connected.flags & OPENED == 0 {
-            connected.local = case.party.ends.local;
-            connected.local_port = case.party.ends.local_port;
-            flow::open(case.ctx, connected, &case.socket.owner);
+            connected.local = case.local;
+            connected.local_port = case.local_port;
+            flow::open(ctx, connected, owner);
         }
-        let connected: *mut Flow = connected;
-        // SAFETY: both are fields of the socket's map value, which outlives the case.
-        return unsafe { flow::follow(case, &mut *connected, &case.socket.owner) };
+        return flow::follow(ctx, case, connected, owner);
     }
-    if leaving {
-        case.socket.last = case.party.key(&case.policy);
+    if case.leaving {
+        *last = case.key(case.subject.id);
     }
-    flow::datagram(case)
+    flow::datagram(ctx, case, socket)
 }
 
 /// A packet of a listener: the three of a handshake. The flow begins, and is counted and told, when it is
 /// accepted; a refusal is at the first packet.
 #[inline(always)]
-fn handshake(case: &mut Case<'_>, flags: u8) -> bool {
-    case.party.direction = Direction::Inbound;
-    let decision = case.decide();
-    if decision.reason == Reason::Loopback {
+fn handshake(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, flags: u8) -> bool {
+    case.direction = Direction::Inbound;
+    case.decide();
+    if case.reason == Reason::Loopback {
         return true;
     }
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    if !decision.verdict.passes() && begins && !case.size.leaving {
-        flow::refuse(case, &decision);
+    if !case.verdict.passes() && begins && !case.leaving {
+        tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
     } else {
-        flow::count_stray(case, &decision);
+        flow::count_stray(case);
     }
-    decision.verdict.passes()
+    case.verdict.passes()
 }
 
 /// A packet of a TCP connection whose verdict is missing, old, or for another peer than the packet's.
 #[inline(always)]
-fn connection(case: &mut Case<'_>, state: u32) -> bool {
-    let known = &mut case.socket.flow;
+fn connection(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, state: u32) -> bool {
+    let ctx = ctx.as_ptr();
+    let Socket { flow: known, owner, .. } = socket;
     // The kernel found the socket of an answer to a connection attempt by all of its addresses; behind a NAT of
     // this host they differ from those that left.
-    let answer = state == SYN_SENT && !case.size.leaving && known.protocol == protocol::TCP;
+    let answer = state == SYN_SENT && !case.leaving && known.protocol == protocol::TCP;
     if answer {
-        let known: *mut Flow = known;
-        // SAFETY: both are fields of the socket's map value, which outlives the case.
-        return unsafe { flow::follow(case, &mut *known, &case.socket.owner) };
+        return flow::follow(ctx, case, known, owner);
     }
-    if case.party.owns(known) {
-        known.local = case.party.ends.local;
-        known.local_port = case.party.ends.local_port;
-        let known: *mut Flow = known;
-        // SAFETY: both are fields of the socket's map value, which outlives the case.
-        return unsafe { flow::follow(case, &mut *known, &case.socket.owner) };
+    if case.owns(known) {
+        known.local = case.local;
+        known.local_port = case.local_port;
+        return flow::follow(ctx, case, known, owner);
     }
     if known.protocol == 0 && state != SYN_SENT {
-        if case.party.ends.peer_port < case.party.ends.local_port {
-            case.party.direction = Direction::Outbound;
-        } else {
-            case.party.direction = Direction::Inbound;
-        }
-        let decision = flow::preexisting(zone_of(&case.policy, &case.party.ends.peer));
-        flow::begin(&mut case.socket.flow, &case.policy, &case.party, &decision);
-        flow::open(case.ctx, &mut case.socket.flow, &case.socket.owner);
-        count::packet_of(&mut case.socket.flow, case.size);
+        let outbound = case.peer_port < case.local_port;
+        case.direction = if outbound { Direction::Outbound } else { Direction::Inbound };
+        case.locate();
+        flow::preexisting(case);
+        flow::begin(known, case);
+        flow::open(ctx, known, owner);
+        count::packet_of(known, case.size());
         return true;
     }
     // A connection attempt that no connect hook saw, or one whose packets go elsewhere than its socket says.
-    case.party.direction = Direction::Outbound;
-    let decision = case.decide();
-    if decision.reason == Reason::Loopback {
+    case.direction = Direction::Outbound;
+    case.decide();
+    if case.reason == Reason::Loopback {
         return true;
     }
-    if !decision.verdict.passes() {
-        flow::refuse(case, &decision);
+    if !case.verdict.passes() {
+        tell::refuse(case, owner, cookie(ctx));
         return false;
     }
     if state == SYN_SENT {
-        let told = case.socket.flow.flags;
-        flow::begin(&mut case.socket.flow, &case.policy, &case.party, &decision);
-        case.socket.flow.flags = told;
-        flow::open(case.ctx, &mut case.socket.flow, &case.socket.owner);
-        count::packet_of(&mut case.socket.flow, case.size);
+        let told = known.flags;
+        flow::begin(known, case);
+        known.flags = told;
+        flow::open(ctx, known, owner);
+        count::packet_of(known, case.size());
     } else {
-        flow::count_stray(case, &decision);
+        flow::count_stray(case);
     }
     true
 }

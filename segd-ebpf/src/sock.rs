@@ -1,6 +1,7 @@
 //! Sockets: what the kernel keeps of each, who made it, its birth and its end.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr::{from_ref, null_mut};
 
 use aya_ebpf::EbpfContext as _;
@@ -11,16 +12,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use segd_common::decide::decide_socket;
 use segd_common::flow::{CLOSE_BY_STATE, Owner, Socket};
-use segd_common::packet::Ends;
 use segd_common::traffic::{Direction, Verdict, protocol};
 
-use crate::count::Size;
-use crate::flow::{self, Case, Party};
+use crate::case::{Case, Size, cookie};
 use crate::maps::{FLOWS_OUT, SOCKETS};
-use crate::tell::Measured;
+use crate::tell::{self, Measured};
 use crate::view::Policy;
+use crate::{flow, subject};
 
 /// SOCK_STREAM of include/linux/net.h.
 pub(crate) const STREAM: u32 = 1;
@@ -64,18 +63,24 @@ unsafe fn storage(sk: *mut bpf_sock, flags: u64) -> *mut Socket {
 }
 
 /// Names the running process as the owner of a socket that has none: one older than the agent, or made by the
-/// kernel for a program (a subflow of MPTCP). Only where `current` makes the call.
+/// kernel for a program (a subflow of MPTCP). Only where `current` makes the call. What a packet told of the socket
+/// itself is worth more: the process may have it from another.
 #[inline(always)]
 pub(crate) fn adopt(socket: &mut Socket) {
     if socket.owner.pid == 0 {
-        socket.owner = caller();
+        let Owner { cgroup, uid, .. } = socket.owner;
+        name(&mut socket.owner);
+        if cgroup == 0 {
+            socket.subject.word = 0;
+        } else {
+            (socket.owner.cgroup, socket.owner.uid) = (cgroup, uid);
+        }
     }
 }
 
-/// The process that runs now. Only where `current` makes the call.
+/// Writes the process that runs now. Only where `current` makes the call.
 #[inline(always)]
-fn caller() -> Owner {
-    let mut owner = Owner::NONE;
+fn name(owner: &mut Owner) {
     // SAFETY: the helpers take nothing, or the buffer they fill with its size.
     unsafe {
         owner.cgroup = bpf_get_current_cgroup_id();
@@ -83,7 +88,6 @@ fn caller() -> Owner {
         owner.uid = bpf_get_current_uid_gid() as u32;
         bpf_get_current_comm((&raw mut owner.comm).cast(), 16);
     }
-    owner
 }
 
 #[cgroup_sock(sock_create)]
@@ -94,17 +98,23 @@ fn sock_create(ctx: SockContext) -> i32 {
     let Some(socket) = socket else {
         return 1;
     };
-    socket.owner = caller();
+    name(&mut socket.owner);
     let Some(policy) = Policy::current() else {
         return 1;
     };
     let Some(name) = unjudgeable(kind, number) else {
         return 1;
     };
-    let ends = Ends::default();
-    let party = Party { ends, direction: Direction::Outbound, protocol: name };
-    let case = Case { ctx: ctx.as_ptr(), policy, party, socket, size: Size::default() };
-    i32::from(may_be_made(&case))
+    let mut place = MaybeUninit::uninit();
+    let case = Case::new(&mut place, &policy, Size::default());
+    case.direction = Direction::Outbound;
+    case.protocol = name;
+    subject::resolve(socket, case);
+    case.decide_socket();
+    if case.verdict != Verdict::Allowed {
+        tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
+    }
+    i32::from(case.verdict.passes())
 }
 
 /// What a rule must name to allow a kind of socket that is not judged by its packets alone; `None` for TCP,
@@ -119,15 +129,6 @@ fn unjudgeable(kind: u32, number: u32) -> Option<u8> {
         protocol::TCP | protocol::UDP => None,
         n => Some(n),
     }
-}
-
-#[inline(always)]
-fn may_be_made(case: &Case<'_>) -> bool {
-    let decision = decide_socket(&case.policy, case.policy.host, case.party.protocol);
-    if decision.verdict != Verdict::Allowed {
-        flow::refuse(case, &decision);
-    }
-    decision.verdict.passes()
 }
 
 #[cgroup_sock(sock_release)]

@@ -1,5 +1,6 @@
 //! TCP's own turns: a connection attempt, an accepted connection, an end.
 
+use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
 use aya_ebpf::EbpfContext as _;
@@ -10,15 +11,16 @@ use aya_ebpf::bindings::{
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use segd_common::addr::Addr;
-use segd_common::flow::{CLOSE_BY_STATE, Flow};
+use segd_common::flow::CLOSE_BY_STATE;
+use segd_common::id::Generation;
 use segd_common::packet::Ends;
 use segd_common::traffic::{Direction, Reason, protocol};
 
-use crate::count::Size;
-use crate::flow::{self, Case, Party};
+use crate::case::{Case, Size, cookie, zero};
 use crate::sock::{self, CLOSE};
-use crate::tell::Measured;
+use crate::tell::{self, Measured};
 use crate::view::Policy;
+use crate::{flow, subject};
 
 /// AF_INET of include/linux/socket.h.
 const INET: u32 = 2;
@@ -71,20 +73,28 @@ fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = (unsafe { sock::keep(sk) }) else {
         return;
     };
-    let party = Party { ends: ends(ctx), direction: Direction::Inbound, protocol: protocol::TCP };
-    let case = Case { ctx: ctx.as_ptr(), policy, party, socket, size: Size::default() };
-    let decision = case.decide();
-    if decision.reason == Reason::Loopback {
-        case.socket.flow = Flow::NONE;
+    let mut place = MaybeUninit::uninit();
+    let case = Case::new(&mut place, &policy, Size::default());
+    case.set_ends(&ends(ctx));
+    case.direction = Direction::Inbound;
+    case.protocol = protocol::TCP;
+    subject::resolve(socket, case);
+    case.decide();
+    if case.reason == Reason::Loopback {
+        zero(&raw mut socket.flow);
         return;
     }
-    flow::begin(&mut case.socket.flow, &case.policy, &case.party, &decision);
-    if decision.verdict.passes() {
-        case.socket.flow.flags |= watch(ctx);
-        flow::open(case.ctx, &mut case.socket.flow, &case.socket.owner);
+    flow::begin(&mut socket.flow, case);
+    if case.verdict.passes() {
+        socket.flow.flags |= watch(ctx);
+        flow::open(ctx.as_ptr(), &mut socket.flow, &socket.owner);
     } else {
         // The policy changed during the handshake; the packets of this flow are dropped from now on.
-        flow::refuse(&case, &decision);
+        tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
+    }
+    if subject::is_unsure(socket, case) {
+        // This hook cannot tell whose socket it is; the next packet can, and has it decided again.
+        socket.flow.generation = Generation::NONE;
     }
 }
 

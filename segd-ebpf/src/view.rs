@@ -3,45 +3,55 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use segd_common::addr::Addr;
-use segd_common::decide::{Decision, Facts, View, decide_in_zone, zone_of, zone_on_wire};
-use segd_common::id::{Generation, ServiceId, SubjectId, ZoneId};
-use segd_common::table::{FailsafeKey, PolicyEntry, PolicyKey, ServiceKey};
+use segd_common::decide::View;
+use segd_common::id::{Generation, ServiceId, SubjectId};
+use segd_common::table::{FailsafeKey, PeerZone, PolicyEntry, PolicyKey, ServiceKey};
 
 use crate::maps::{ACTIVE, FAILSAFES, GENERATIONS, HOSTS, POLICY, PREFIXES4, PREFIXES6, SERVICES};
 
-/// One generation slot. A program reads [`ACTIVE`] once, here, so that all its look-ups see one generation.
+/// The generation in force. A program reads it once, so that all its look-ups see one generation.
 #[derive(Clone, Copy)]
 pub(crate) struct Policy {
-    slot: u32,
+    pub(crate) slot: u32,
     pub(crate) generation: Generation,
+    /// What the host's sockets are decided as that belong to no workload.
     pub(crate) host: SubjectId,
+    /// As in [`GenerationInfo`](segd_common::table::GenerationInfo).
+    pub(crate) flags: u8,
 }
 
 impl Policy {
     /// `None` before the first policy: everything passes.
     #[inline(always)]
     pub(crate) fn current() -> Option<Self> {
-        let slot = *ACTIVE.get(0)?;
-        let info = GENERATIONS.get(slot)?;
+        let mut slot = *ACTIVE.get(0)?;
+        let mut info = GENERATIONS.get(slot)?;
+        if info.deadline != 0 && now() >= info.deadline {
+            slot = u32::from(info.fallback);
+            info = GENERATIONS.get(slot)?;
+        }
         if info.generation == Generation::NONE {
             return None;
         }
-        Some(Self { slot, generation: info.generation, host: info.host })
+        Some(Self { slot, generation: info.generation, host: info.host, flags: info.flags })
     }
 }
 
-impl View for Policy {
+/// The tables of a generation slot.
+pub(crate) struct Slot(pub(crate) u32);
+
+impl View for Slot {
     #[inline(always)]
-    fn host(&self, addr: &Addr) -> Option<ZoneId> {
+    fn host(&self, addr: &Addr) -> Option<PeerZone> {
         // SAFETY: a look-up's pointer stays valid for the program's run; the value is copied at once.
-        HOSTS.get_value_ptr_mut(self.slot, addr).map(|zone| unsafe { (*zone)[0] })
+        HOSTS.get_value_ptr_mut(self.0, addr).map(|zone| unsafe { (*zone)[0] })
     }
 
     #[inline(always)]
-    fn prefix(&self, addr: &Addr) -> Option<ZoneId> {
+    fn prefix(&self, addr: &Addr) -> Option<PeerZone> {
         let zone = match addr.as_v4() {
-            Some(v4) => PREFIXES4.get_value_ptr_mut(self.slot, &Key::new(32, v4)),
-            None => PREFIXES6.get_value_ptr_mut(self.slot, &Key::new(128, addr.bytes())),
+            Some(v4) => PREFIXES4.get_value_ptr_mut(self.0, &Key::new(32, v4)),
+            None => PREFIXES6.get_value_ptr_mut(self.0, &Key::new(128, addr.bytes())),
         };
         // SAFETY: as in `host`.
         zone.map(|zone| unsafe { (*zone)[0] })
@@ -49,21 +59,21 @@ impl View for Policy {
 
     #[inline(always)]
     fn policy(&self, key: &PolicyKey) -> Option<PolicyEntry> {
-        let entry = POLICY.get_value_ptr_mut(self.slot, &Key::new(PolicyKey::BITS, *key));
+        let entry = POLICY.get_value_ptr_mut(self.0, &Key::new(PolicyKey::BITS, *key));
         // SAFETY: as in `host`.
         entry.map(|entry| unsafe { (*entry)[0] })
     }
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<ServiceId> {
-        let service = SERVICES.get_value_ptr_mut(self.slot, &Key::new(32, *key));
+        let service = SERVICES.get_value_ptr_mut(self.0, &Key::new(32, *key));
         // SAFETY: as in `host`.
         service.map(|service| unsafe { (*service)[0] })
     }
 
     #[inline(always)]
     fn failsafe(&self, key: &FailsafeKey) -> bool {
-        FAILSAFES.get_value_ptr_mut(self.slot, &Key::new(160, *key)).is_some()
+        FAILSAFES.get_value_ptr_mut(self.0, &Key::new(160, *key)).is_some()
     }
 
     #[inline(always)]
@@ -77,13 +87,4 @@ impl View for Policy {
 pub(crate) fn now() -> u64 {
     // SAFETY: the helper takes nothing and always answers.
     unsafe { bpf_ktime_get_boot_ns() }
-}
-
-/// `decide`, once per program instead of once per caller.
-///
-/// `on_wire`: the peer's address was read from a packet on an interface other than the loopback device.
-#[inline(never)]
-pub(crate) fn decide(policy: &Policy, facts: &Facts, on_wire: bool) -> Decision {
-    let zone = if on_wire { zone_on_wire(policy, &facts.peer) } else { zone_of(policy, &facts.peer) };
-    decide_in_zone(policy, facts, zone)
 }

@@ -14,7 +14,7 @@ use segd_common::schema::{self, COUNTER_PLACES, FREE_COUNTERS};
 use super::{Error, hooks, host};
 
 /// Maps that are pinned.
-const PINNED: [&str; 18] = [
+const PINNED: [&str; 21] = [
     schema::ACTIVE,
     schema::GENERATIONS,
     schema::HOSTS,
@@ -23,6 +23,9 @@ const PINNED: [&str; 18] = [
     schema::POLICY,
     schema::SERVICES,
     schema::FAILSAFES,
+    schema::PATTERNS,
+    schema::WORKLOADS,
+    schema::USERS,
     schema::SOCKETS,
     schema::FLOWS_OUT,
     schema::FLOWS_IN,

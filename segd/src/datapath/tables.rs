@@ -81,7 +81,11 @@ impl Tables {
         let failsafes = compiled.failsafes.iter().map(|(len, key)| (Key::new(*len, *key), FAILSAFE));
         self.failsafes.fill(idle, failsafes)?;
 
-        let info = GenerationInfo { generation: Generation(number), host: compiled.host, pad: 0 };
+        let info = GenerationInfo {
+            generation: Generation(number),
+            host: compiled.host,
+            ..GenerationInfo::default()
+        };
         self.generations.set(idle, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))?;
         self.active.set(0, idle, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
         self.fence(idle)?;

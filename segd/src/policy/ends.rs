@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use segd_common::addr::Addr;
 use segd_common::decide::{Decision, Facts, decide, decide_socket, is_control};
+use segd_common::table::Subject;
 use segd_common::traffic::{Direction, protocol};
 
 use super::compile::{CompileError, Host, compile};
@@ -69,11 +70,14 @@ impl<'a> Ends<'a> {
         };
         let tables = Tables::new(compiled, self.now);
         if q.protocol == protocol::RAW {
-            return Ok(decide_socket(&tables, compiled.host, protocol::RAW));
+            return Ok(decide_socket(&tables, Subject::lasting(compiled.host), protocol::RAW));
         }
         let peer = Addr::from(q.peer);
         let Question { direction, protocol, port, .. } = *q;
-        Ok(decide(&tables, &Facts { subject: compiled.host, direction, protocol, peer, port }))
+        Ok(decide(
+            &tables,
+            &Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer, port },
+        ))
     }
 
     /// Ports that stand for all of `spec`: between two of them, nothing that the policy says changes. ICMP

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use segd_common::addr::Addr;
 use segd_common::decide::View;
 use segd_common::id::{ServiceId, ZoneId};
-use segd_common::table::{FailsafeKey, PolicyEntry, PolicyKey, ServiceKey};
+use segd_common::table::{FailsafeKey, PeerZone, PolicyEntry, PolicyKey, ServiceKey};
 
 use super::compiled::Compiled;
 
@@ -69,12 +69,12 @@ fn masked_policy(key: &PolicyKey, len: u32) -> PolicyKey {
 }
 
 impl View for Tables<'_> {
-    fn host(&self, addr: &Addr) -> Option<ZoneId> {
+    fn host(&self, addr: &Addr) -> Option<PeerZone> {
         let hosts = &self.compiled.hosts;
         hosts.binary_search_by_key(addr, |h| h.0).ok().map(|n| hosts[n].1)
     }
 
-    fn prefix(&self, addr: &Addr) -> Option<ZoneId> {
+    fn prefix(&self, addr: &Addr) -> Option<PeerZone> {
         if let Some(v4) = addr.as_v4() {
             let table = &self.compiled.prefixes4;
             return self.lengths4.iter().find_map(|len| {

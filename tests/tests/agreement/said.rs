@@ -7,6 +7,7 @@ use segd::policy::ids::Registry;
 use segd::policy::ports::PortSpec;
 use segd::policy::{self, Compiled, Policy, Sources, Tables};
 use segd_common::decide::{Facts, decide_in_zone, zone_of, zone_on_wire};
+use segd_common::table::Subject;
 use segd_common::traffic::Direction;
 
 use crate::estate::{Estate, Ports, Prefix, WRITTEN};
@@ -49,7 +50,8 @@ pub(crate) fn by_tables(
 ) -> Answer {
     let tables = Tables::new(compiled, u64::try_from(now.as_nanosecond()).unwrap());
     let Flow { direction, peer, protocol, port } = *flow;
-    let facts = Facts { subject: compiled.host, direction, protocol, peer: peer.into(), port };
+    let facts =
+        Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer: peer.into(), port };
     let zone = if on_wire { zone_on_wire(&tables, &facts.peer) } else { zone_of(&tables, &facts.peer) };
     let said = decide_in_zone(&tables, &facts, zone);
     Answer {

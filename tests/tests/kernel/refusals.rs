@@ -22,7 +22,8 @@ fn refused(pair: &Pair, agent: AgentBuilder, code: i32, says: &[&str]) {
 }
 
 fn nothing_attached(pair: &Pair) {
-    assert!(!pair.orders.bpffs().join("v1").exists(), "pins are left");
+    let pins = pair.orders.bpffs().join(format!("v{}", segd_common::schema::VERSION));
+    assert!(!pins.exists(), "pins are left");
     assert!(!pair.orders.run_dir().join("segd.sock").exists(), "the control socket is left");
     let outcome = pair.orders.tcp_connect(pair.transport.v4_port(1)).unwrap();
     assert_eq!(outcome.errno(), Some("ECONNREFUSED"), "something still judges: {outcome:?}");

@@ -57,7 +57,8 @@ fn all_told(agent: &Agent, denied: f64) {
 }
 
 fn links(pair: &Pair) -> usize {
-    std::fs::read_dir(pair.transport.bpffs().join("v1/links")).unwrap().count()
+    let version = format!("v{}", segd_common::schema::VERSION);
+    std::fs::read_dir(pair.transport.bpffs().join(version).join("links")).unwrap().count()
 }
 
 #[test]

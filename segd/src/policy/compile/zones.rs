@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use segd_common::addr::Addr;
 use segd_common::id::ZoneId;
+use segd_common::table::PeerZone;
 
 use crate::policy::builtin::BUILT_IN_PREFIXES;
 use crate::policy::compiled::Compiled;
@@ -28,7 +29,8 @@ pub(super) fn fill(
         };
     }
     hosts.extend(own_addresses.iter().map(|ip| (Addr::from(*ip), ZoneId::LOOPBACK)));
-    out.hosts = hosts.into_iter().collect();
-    out.prefixes4 = four.into_iter().map(|((len, net), zone)| (len, net, zone)).collect();
-    out.prefixes6 = six.into_iter().map(|((len, net), zone)| (len, net, zone)).collect();
+    let plain = PeerZone::plain;
+    out.hosts = hosts.into_iter().map(|(addr, zone)| (addr, plain(zone))).collect();
+    out.prefixes4 = four.into_iter().map(|((len, net), zone)| (len, net, plain(zone))).collect();
+    out.prefixes6 = six.into_iter().map(|((len, net), zone)| (len, net, plain(zone))).collect();
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use segd_common::decide::{Facts, decide};
+use segd_common::table::Subject;
 use segd_common::traffic::Direction;
 
 use super::*;
@@ -222,7 +223,7 @@ proptest! {
         let tables = Tables::new(&compiled, now.as_nanosecond().try_into().unwrap());
         for p in &packets {
             let Packet { direction, protocol, port, .. } = *p;
-            let facts = Facts { subject: compiled.host, direction, protocol, peer: p.peer.into(), port };
+            let facts = Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer: p.peer.into(), port };
             let d = decide(&tables, &facts);
             let got: naive::Answer = (
                 d.verdict.name(),

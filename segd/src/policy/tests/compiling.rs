@@ -1,7 +1,7 @@
 use segd_common::addr::Addr;
 use segd_common::decide::{Facts, decide, decide_socket, decide_unreadable};
 use segd_common::id::{RuleId, ZoneId};
-use segd_common::table::PolicyKey;
+use segd_common::table::{PolicyKey, Subject};
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
 use super::*;
@@ -91,7 +91,10 @@ fn verdicts() {
         let tables = Tables::new(&compiled, nanos(at));
         let peer = Addr::from(peer.parse::<std::net::IpAddr>().unwrap());
         let direction = Direction::Outbound;
-        let d = decide(&tables, &Facts { subject: compiled.host, direction, protocol, peer, port });
+        let d = decide(
+            &tables,
+            &Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer, port },
+        );
         let got = (d.verdict, d.reason, rule(&d.rule), registry.service_name(d.service));
         assert_eq!(got, (verdict, reason, by.to_owned(), service.to_owned()), "{peer} {protocol} {port}");
     }
@@ -107,14 +110,21 @@ fn sockets_without_a_peer() {
         (protocol::ICMPV6, Verdict::Denied),
         (protocol::SCTP, Verdict::Denied),
     ] {
-        let decision = decide_socket(&tables, compiled.host, number);
+        let decision = decide_socket(&tables, Subject::lasting(compiled.host), number);
         assert_eq!(decision.verdict, verdict, "{number}");
         let by = registry.rule_name(decision.rule);
         assert_eq!(by.as_deref(), (verdict == Verdict::Allowed).then_some("forever"));
     }
     let unreadable = |direction, peer: Option<&str>| {
         let peer = peer.map(|p| Addr::from(p.parse::<std::net::IpAddr>().unwrap()));
-        decide_unreadable(&tables, compiled.host, direction, peer.as_ref(), Reason::Malformed).verdict
+        decide_unreadable(
+            &tables,
+            Subject::lasting(compiled.host),
+            direction,
+            peer.as_ref(),
+            Reason::Malformed,
+        )
+        .verdict
     };
     assert_eq!(unreadable(Direction::Outbound, None), Verdict::Denied);
     assert_eq!(unreadable(Direction::Inbound, None), Verdict::Audited);
@@ -156,7 +166,7 @@ fn overrides_come_first_and_stale_ones_select_nothing() {
         let (compiled, _) = made("a", &[], overrides);
         let tables = Tables::new(&compiled, 1);
         let peer = Addr::v4([10, 2, 0, 1]);
-        let (subject, direction) = (compiled.host, Direction::Outbound);
+        let (subject, direction) = (Subject::lasting(compiled.host), Direction::Outbound);
         decide(&tables, &Facts { subject, direction, protocol: 6, peer, port }).verdict
     };
     assert_eq!(verdict(&[], 9), Verdict::Denied);
