@@ -59,16 +59,22 @@ pub enum Loss {
     /// Joined denials that the agent told of, as no further denial came that would have. Only the agent writes
     /// it, on the first CPU.
     ToldByAgent = 5,
+    /// New cgroups of workloads that found no room; their sockets are decided as the host's, or by their user.
+    Workloads = 6,
 }
 
 impl Loss {
     /// Those by which something is lost, each with the name of the stage where it happens.
-    pub const STAGES: [(&str, Self); 3] =
-        [("ring", Self::Ring), ("counters", Self::Counters), ("flows", Self::Flows)];
+    pub const STAGES: [(&str, Self); 4] = [
+        ("ring", Self::Ring),
+        ("counters", Self::Counters),
+        ("flows", Self::Flows),
+        ("workloads", Self::Workloads),
+    ];
 }
 
 /// Number of [`Loss`] indexes.
-pub const LOSSES: u32 = 6;
+pub const LOSSES: u32 = 7;
 
 #[cfg(test)]
 mod tests {

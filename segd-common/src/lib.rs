@@ -17,6 +17,7 @@ pub mod counter;
 pub mod decide;
 pub mod event;
 pub mod flow;
+pub mod glob;
 pub mod id;
 pub mod packet;
 pub mod schema;

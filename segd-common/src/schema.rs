@@ -52,7 +52,7 @@ pub const LOSSES: &str = "LOSSES";
 pub const EVENTS: &str = "EVENTS";
 
 /// Cgroups that a slot of `WORKLOADS` has room for.
-pub const WORKLOAD_CGROUPS: u32 = 65_536;
+pub const WORKLOAD_CGROUPS: u32 = 16_384;
 /// Places in `COUNTERS`.
 pub const COUNTER_PLACES: u32 = 8192;
 /// Entries of `FLOWS_OUT`, and of `FLOWS_IN`.

@@ -196,7 +196,9 @@ pub const PATTERN_BYTES: usize = 112;
 /// Which cgroups belong to a workload: those whose path, or the path of an ancestor, matches the text.
 ///
 /// A path is relative to the root of the cgroup2 tree and begins with `/`. In the text `*` stands for any bytes but
-/// `/`. Where several patterns match, the one that matches the longest part of the path wins, then the first.
+/// `/`, or none. Where several patterns match, the one that matches the longest part of the path wins, counted from
+/// the path's beginning to the end of the match (so a unit inside another's cgroup is its own), then the first.
+/// [`glob`](crate::glob) matches.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pattern {

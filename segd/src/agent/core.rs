@@ -282,7 +282,7 @@ fn make(
     }
     let registry = Arc::new(registry);
     collector.set_context(context(config, host, &draft.policy, &registry));
-    if let Err(error) = datapath.apply(&compiled) {
+    if let Err(error) = datapath.apply(&compiled, None) {
         state.save(MODES_FILE, &former.unwrap_or_default())?;
         return Err(error.into());
     }

@@ -23,6 +23,18 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Its path in the kernel's eyes cannot be told.
+    #[error(
+        "the cgroup {} is not below the root of the cgroup2 tree at {}, so workloads cannot be told by their cgroup's \
+         path; give --cgroup by its path there",
+        path.display(), root.display()
+    )]
+    OutsideRoot {
+        /// The directory.
+        path: PathBuf,
+        /// Where the whole tree is mounted.
+        root: PathBuf,
+    },
     /// Pins need a BPF file system.
     #[error(
         "{} is not on a BPF file system; `mount -t bpf bpf /sys/fs/bpf` mounts one (systemd does so at boot)",

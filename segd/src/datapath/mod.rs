@@ -1,12 +1,14 @@
 //! The agent's hands in the kernel: load, attach, pin, fill and flip, read back. The only place that touches
 //! bpf(2).
 
+mod cgroups;
 mod counters;
 mod error;
 mod hooks;
 pub mod host;
 mod pins;
 pub mod probe;
+mod slots;
 mod sys;
 mod tables;
 
@@ -28,6 +30,7 @@ pub use hooks::{Attached, HOOKS};
 use crate::policy::Compiled;
 use pins::Pins;
 use tables::Tables;
+pub use tables::{Fallback, InForce, Pending};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd-ebpf.o"));
 
@@ -66,7 +69,7 @@ impl Datapath {
         if fresh_counters {
             pins.remove_counters()?;
         }
-        let opened = load(&pins, place.log_level);
+        let opened = load(&pins, place);
         if opened.is_err() && !pins.has_links() {
             pins.remove_own()?;
         }
@@ -110,12 +113,33 @@ impl Datapath {
         Ok(self.tables.in_force()?.generation)
     }
 
-    /// Brings a compiled policy into force as a whole, and returns its generation.
+    /// What is in force, and what follows it by itself.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn in_force(&self) -> Result<InForce, Error> {
+        self.tables.in_force()
+    }
+
+    /// The generation that the next [`apply`](Self::apply) brings into force. A fallback gets the number before it.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked, or the numbers are used up.
+    pub fn next_generation(&self, with_fallback: bool) -> Result<Generation, Error> {
+        self.tables.next(with_fallback)
+    }
+
+    /// Brings a compiled policy into force as a whole, and returns its generation. With a fallback, that takes its place
+    /// at the deadline, whether an agent runs or not. What was pending before is not any more.
     ///
     /// # Errors
     /// Before the last step anything that fails leaves the former policy in force.
-    pub fn apply(&mut self, compiled: &Compiled) -> Result<Generation, Error> {
-        self.tables.swap(compiled)
+    pub fn apply(
+        &mut self,
+        compiled: &Compiled,
+        fallback: Option<Fallback<'_>>,
+    ) -> Result<Generation, Error> {
+        self.tables.swap(compiled, fallback)
     }
 
     /// The ring buffer of [`Event`]s, once.
@@ -164,15 +188,15 @@ fn loader(log_level: &u8) -> EbpfLoader<'_> {
     loader
 }
 
-fn load(pins: &Pins, log_level: u8) -> Result<(Ebpf, Tables), Error> {
+fn load(pins: &Pins, place: &Place) -> Result<(Ebpf, Tables), Error> {
     let object = Object::parse(OBJECT).map_err(|e| Error::Load(Box::new(e.into())))?;
-    let mut loader = loader(&log_level);
+    let mut loader = loader(&place.log_level);
     for (name, path) in pins.prepare(&object)? {
         loader.map_pin_path(name, path);
     }
     let mut bpf = loader.load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;
-    let tables = Tables::take(&mut bpf)?;
+    let tables = Tables::take(&mut bpf, place.cgroup.clone())?;
     Ok((bpf, tables))
 }
 

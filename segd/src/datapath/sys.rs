@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+const MAP_DELETE_ELEM: libc::c_long = 3;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
@@ -124,6 +125,19 @@ pub(crate) fn programs_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Resul
     bpf(PROG_QUERY, &mut attr)?;
     ids.truncate(attr.prog_cnt as usize);
     Ok(ids)
+}
+
+/// Removes an entry. `K` must have the map's key size.
+pub(crate) fn map_delete<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        map_fd: u32,
+        pad: u32,
+        key: u64,
+    }
+    let mut attr =
+        Attr { map_fd: map.as_raw_fd().unsigned_abs(), pad: 0, key: std::ptr::from_ref(key) as u64 };
+    bpf(MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
 /// Inserts many entries. `K` and `V` must have the map's key and value size.

@@ -1,24 +1,51 @@
-//! The policy tables in the kernel: two slots, of which one is in force. A new generation is built in maps of
-//! its own, put into the idle slot, and comes into force by one store.
+//! The policy tables in the kernel: slots of which one is in force, and one more may wait to follow it. A new
+//! generation is built in maps of its own, put into an idle slot, and comes into force by one store.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, ArrayOfMaps, Map, MapData};
-use aya_obj::generated::bpf_map_type::{self, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE};
+use aya::maps::{Array, Map, MapData};
 use segd_common::id::Generation;
 use segd_common::schema;
-use segd_common::table::{FAILSAFE, GenerationInfo, PolicyEntry, PolicyKey};
+use segd_common::table::{
+    FAILSAFE, GenerationInfo, HAS_USERS, HAS_WORKLOADS, KEEP_REVOKED, Pattern, PolicyEntry, Subject,
+};
 
-use super::{Error, host, sys};
+use super::slots::{self, Filled, Kind, Slots};
+use super::{Error, cgroups, host};
 use crate::policy::Compiled;
 
-/// BPF_F_NO_PREALLOC, which tries demand.
-const NO_PREALLOC: u32 = 1;
+/// What holds again if nobody says in time that a new policy shall stay.
+#[derive(Clone, Copy, Debug)]
+pub struct Fallback<'a> {
+    /// The former policy, compiled anew, so that it knows what has changed beside it.
+    pub compiled: &'a Compiled,
+    /// From when on, in nanoseconds of CLOCK_BOOTTIME; not 0.
+    pub deadline: u64,
+}
 
-/// The tables of both slots.
+/// What the kernel judges by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// The generation in force now: past its deadline that is its fallback.
+    pub generation: Generation,
+    /// What follows it by itself.
+    pub pending: Option<Pending>,
+}
+
+/// A deadline that has not passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Nanoseconds of CLOCK_BOOTTIME.
+    pub deadline: u64,
+    /// What holds from then on.
+    pub fallback: Generation,
+}
+
+/// The tables of all slots.
 pub(super) struct Tables {
     active: Array<MapData, u32>,
     generations: Array<MapData, GenerationInfo>,
@@ -28,150 +55,232 @@ pub(super) struct Tables {
     policy: Slots,
     services: Slots,
     failsafes: Slots,
+    patterns: Slots,
+    workloads: Slots,
+    users: Slots,
+    /// The cgroup whose tree is judged.
+    cgroup: PathBuf,
+    clock: Clock,
 }
 
-/// One table in both slots. A table that a new generation leaves as it was is put into the other slot as it
-/// is: what costs is what changes.
-struct Slots {
-    name: &'static str,
-    kind: bpf_map_type,
-    outer: ArrayOfMaps<MapData, MapData>,
-    /// The map put in last, with a digest of its entries. Not known of a former agent's.
-    last: Option<(u64, MapData)>,
+/// From the wall clock, on which policies expire, to CLOCK_BOOTTIME, on which the kernel measures.
+#[derive(Default)]
+struct Clock {
+    offset: i64,
+}
+
+/// Nanoseconds by which the two clocks may drift before instants are converted anew. Tables with instants in them
+/// stay the same for as long as they are not.
+const DRIFT: u64 = 5_000_000;
+
+impl Clock {
+    fn read(&mut self) {
+        let offset = host::boot_to_unix_ns();
+        if offset.abs_diff(self.offset) > DRIFT {
+            self.offset = offset;
+        }
+    }
+
+    /// 0 stands for never on both.
+    fn boottime(&self, unix: u64) -> u64 {
+        // An instant before the boot is past.
+        if unix == 0 { 0 } else { unix.saturating_add_signed(-self.offset).max(1) }
+    }
 }
 
 impl Tables {
-    pub(super) fn take(bpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn take(bpf: &mut Ebpf, cgroup: PathBuf) -> Result<Self, Error> {
         let mut take = |name: &'static str| bpf.take_map(name).ok_or(Error::Object { what: name });
+        let active = array(take(schema::ACTIVE)?, schema::ACTIVE)?;
+        let generations = array(take(schema::GENERATIONS)?, schema::GENERATIONS)?;
+        let mut slots = |name, kind| Slots::new(take(name)?, name, kind);
         Ok(Self {
-            active: array(take(schema::ACTIVE)?, schema::ACTIVE)?,
-            generations: array(take(schema::GENERATIONS)?, schema::GENERATIONS)?,
-            hosts: Slots::new(take(schema::HOSTS)?, schema::HOSTS, BPF_MAP_TYPE_HASH)?,
-            prefixes4: Slots::new(take(schema::PREFIXES4)?, schema::PREFIXES4, BPF_MAP_TYPE_LPM_TRIE)?,
-            prefixes6: Slots::new(take(schema::PREFIXES6)?, schema::PREFIXES6, BPF_MAP_TYPE_LPM_TRIE)?,
-            policy: Slots::new(take(schema::POLICY)?, schema::POLICY, BPF_MAP_TYPE_LPM_TRIE)?,
-            services: Slots::new(take(schema::SERVICES)?, schema::SERVICES, BPF_MAP_TYPE_LPM_TRIE)?,
-            failsafes: Slots::new(take(schema::FAILSAFES)?, schema::FAILSAFES, BPF_MAP_TYPE_LPM_TRIE)?,
+            active,
+            generations,
+            hosts: slots(schema::HOSTS, Kind::Hash)?,
+            prefixes4: slots(schema::PREFIXES4, Kind::Trie)?,
+            prefixes6: slots(schema::PREFIXES6, Kind::Trie)?,
+            policy: slots(schema::POLICY, Kind::Trie)?,
+            services: slots(schema::SERVICES, Kind::Trie)?,
+            failsafes: slots(schema::FAILSAFES, Kind::Trie)?,
+            patterns: slots(schema::PATTERNS, Kind::Hash)?,
+            workloads: slots(schema::WORKLOADS, Kind::Growing)?,
+            users: slots(schema::USERS, Kind::Hash)?,
+            cgroup,
+            clock: Clock::default(),
         })
     }
 
-    /// The generation in force.
-    pub(super) fn in_force(&self) -> Result<GenerationInfo, Error> {
+    fn all(&mut self) -> [&mut Slots; 9] {
+        [
+            &mut self.hosts,
+            &mut self.prefixes4,
+            &mut self.prefixes6,
+            &mut self.policy,
+            &mut self.services,
+            &mut self.failsafes,
+            &mut self.patterns,
+            &mut self.workloads,
+            &mut self.users,
+        ]
+    }
+
+    /// The slot that was brought into force last, and what it says. The slot is in force unless its deadline passed.
+    fn active(&self) -> Result<(u32, GenerationInfo), Error> {
         let slot = self.active.get(&0, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
+        Ok((slot, self.info(slot)?))
+    }
+
+    fn info(&self, slot: u32) -> Result<GenerationInfo, Error> {
         self.generations.get(&slot, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
     }
 
-    /// Builds a generation beside the one in force, then lets it come into force. Until that last store
-    /// nothing has changed; after it the whole generation holds.
-    pub(super) fn swap(&mut self, compiled: &Compiled) -> Result<Generation, Error> {
-        let slot = self.active.get(&0, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
-        let idle = (slot + 1) % schema::SLOTS;
-        let number = self.in_force()?.generation.0.checked_add(1).ok_or(Error::Generations)?;
-        let policy = expiring_at_boottime(&compiled.policy);
-
-        let hosts = compiled.hosts.iter().map(|(addr, zone)| (*addr, *zone));
-        self.hosts.fill(idle, hosts)?;
-        let v4 = compiled.prefixes4.iter().map(|(len, net, zone)| (Key::new(u32::from(*len), *net), *zone));
-        self.prefixes4.fill(idle, v4)?;
-        let v6 = compiled.prefixes6.iter().map(|(len, net, zone)| (Key::new(u32::from(*len), *net), *zone));
-        self.prefixes6.fill(idle, v6)?;
-        self.policy.fill(idle, policy.into_iter())?;
-        let services = compiled.services.iter().map(|(len, key, service)| (Key::new(*len, *key), *service));
-        self.services.fill(idle, services)?;
-        let failsafes = compiled.failsafes.iter().map(|(len, key)| (Key::new(*len, *key), FAILSAFE));
-        self.failsafes.fill(idle, failsafes)?;
-
-        let info = GenerationInfo {
-            generation: Generation(number),
-            host: compiled.host,
-            ..GenerationInfo::default()
-        };
-        self.generations.set(idle, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))?;
-        self.active.set(0, idle, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
-        self.fence(idle)?;
-        Ok(info.generation)
+    /// What the programs judge by now.
+    pub(super) fn in_force(&self) -> Result<InForce, Error> {
+        let (_, info) = self.active()?;
+        if info.deadline == 0 {
+            return Ok(InForce { generation: info.generation, pending: None });
+        }
+        let fallback = self.info(info.fallback.into())?.generation;
+        if host::boottime_ns() >= info.deadline {
+            return Ok(InForce { generation: fallback, pending: None });
+        }
+        let pending = Some(Pending { deadline: info.deadline, fallback });
+        Ok(InForce { generation: info.generation, pending })
     }
 
-    /// Waits until no program still runs that read the former slot's number: the kernel ends an update of an
-    /// outer map only then (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c).
-    fn fence(&mut self, slot: u32) -> Result<(), Error> {
-        let Some((_, map)) = &self.services.last else {
-            return Ok(());
-        };
-        self.services.outer.set(slot, map, 0).map_err(|e| Error::map(schema::SERVICES, e))
+    /// The number that the next [`swap`](Self::swap) gives.
+    pub(super) fn next(&self, with_fallback: bool) -> Result<Generation, Error> {
+        let (_, last) = self.active()?;
+        let step = if with_fallback { 2 } else { 1 };
+        last.generation.0.checked_add(step).map(Generation).ok_or(Error::Generations)
+    }
+
+    /// Builds a generation beside the one in force, and what it falls back to, then lets it come into force. Until
+    /// that last store nothing has changed; after it the whole generation holds.
+    pub(super) fn swap(
+        &mut self,
+        compiled: &Compiled,
+        fallback: Option<Fallback<'_>>,
+    ) -> Result<Generation, Error> {
+        let swapped = self.build(compiled, fallback);
+        if swapped.is_err() {
+            self.all().into_iter().for_each(Slots::abandon);
+        }
+        let (generation, used) = swapped?;
+        // The new generation is in force, whatever becomes of the old maps.
+        if let Err(error) = self.clear(&used) {
+            tracing::warn!("the tables of a former policy stay in memory: {error}");
+        }
+        Ok(generation)
+    }
+
+    /// Returns the generation that came into force and the slots that are in use.
+    fn build(
+        &mut self,
+        compiled: &Compiled,
+        fallback: Option<Fallback<'_>>,
+    ) -> Result<(Generation, Vec<u32>), Error> {
+        self.clock.read();
+        let (slot, former) = self.active()?;
+        let generation = self.next(fallback.is_some())?;
+        let used = [Some(slot), (former.deadline != 0).then_some(former.fallback.into())];
+        let mut idle = (0..schema::SLOTS).filter(|slot| !used.contains(&Some(*slot)));
+        let mut next_idle = || idle.next().ok_or(Error::Object { what: "slots" });
+
+        let slot = next_idle()?;
+        let mut info = GenerationInfo { generation, ..info_of(compiled) };
+        let mut slots = vec![slot];
+        let mut watched = vec![self.plan(slot, compiled)?];
+        if let Some(Fallback { compiled, deadline }) = fallback {
+            let slot = next_idle()?;
+            watched.push(self.plan(slot, compiled)?);
+            slots.push(slot);
+            let generation = Generation(generation.0 - 1);
+            self.set_info(slot, GenerationInfo { generation, ..info_of(compiled) })?;
+            info.deadline = deadline;
+            info.fallback = u8::try_from(slot).unwrap_or(0);
+        }
+        self.set_info(slot, info)?;
+        self.at_once(Slots::commit)?;
+        // From here on the programs put each new cgroup into these tables; those that are there come now.
+        for (patterns, workloads) in watched.iter().filter(|(patterns, _)| !patterns.is_empty()) {
+            cgroups::fill(&workloads.map, &self.cgroup, patterns)?;
+        }
+        self.active.set(0, slot, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
+        Ok((generation, slots))
+    }
+
+    /// Makes the tables of a policy for a slot. Returns its patterns and the table of the cgroups that match them.
+    fn plan(&mut self, slot: u32, compiled: &Compiled) -> Result<(Vec<Pattern>, Arc<Filled>), Error> {
+        let clock = &self.clock;
+        let subject = |s: Subject| Subject { expires: clock.boottime(s.expires), ..s };
+        let policy = compiled.policy.iter().map(|(len, key, entry)| {
+            let expires = clock.boottime(entry.expires);
+            (Key::new(*len, *key), PolicyEntry { expires, ..*entry })
+        });
+        self.policy.plan(slot, policy)?;
+        let patterns = compiled.patterns.iter().map(|p| Pattern { subject: subject(p.subject), ..*p });
+        let patterns: Vec<Pattern> = patterns.collect();
+        self.users.plan(slot, compiled.users.iter().map(|(uid, s)| (*uid, subject(*s))))?;
+        self.patterns.plan(slot, (0_u32..).zip(patterns.iter().copied()))?;
+        let digest = slots::digest::<u32, Pattern>(&[], &patterns);
+        let room = if patterns.is_empty() { 1 } else { schema::WORKLOAD_CGROUPS };
+        let workloads = self.workloads.plan_growing::<u64, Subject>(slot, digest, room)?;
+
+        self.hosts.plan(slot, compiled.hosts.iter().copied())?;
+        let v4 = compiled.prefixes4.iter().map(|(len, net, zone)| (Key::new(u32::from(*len), *net), *zone));
+        self.prefixes4.plan(slot, v4)?;
+        let v6 = compiled.prefixes6.iter().map(|(len, net, zone)| (Key::new(u32::from(*len), *net), *zone));
+        self.prefixes6.plan(slot, v6)?;
+        let services = compiled.services.iter().map(|(len, key, service)| (Key::new(*len, *key), *service));
+        self.services.plan(slot, services)?;
+        let failsafes = compiled.failsafes.iter().map(|(len, key)| (Key::new(*len, *key), FAILSAFE));
+        self.failsafes.plan(slot, failsafes)?;
+        Ok((patterns, workloads))
+    }
+
+    fn set_info(&mut self, slot: u32, info: GenerationInfo) -> Result<(), Error> {
+        self.generations.set(slot, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
+    }
+
+    /// Waits until no program still runs that read a former slot's number, then empties the slots that are idle now.
+    fn clear(&mut self, used: &[u32]) -> Result<(), Error> {
+        if let Some(slot) = used.first() {
+            self.services.wait(*slot)?;
+        }
+        self.at_once(|table| table.release(used))
+    }
+
+    /// Does the same to every table, all at once: for each change of a slot the kernel waits for the programs that
+    /// run, and one such wait serves all who begin to wait before it.
+    fn at_once(&mut self, work: impl Fn(&mut Slots) -> Result<(), Error> + Sync) -> Result<(), Error> {
+        let work = &work;
+        thread::scope(|scope| {
+            let started = self.all().map(|table| {
+                let name = table.name;
+                (name, thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, move || work(table)))
+            });
+            started.into_iter().try_for_each(|(name, thread)| {
+                let failed = |e| Error::map(name, aya::maps::MapError::IoError(e));
+                let panicked = |_| failed(std::io::Error::other("the thread that filled it panicked"));
+                thread.map_err(failed)?.join().unwrap_or_else(|e| Err(panicked(e)))
+            })
+        })
+    }
+}
+
+fn info_of(compiled: &Compiled) -> GenerationInfo {
+    let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+    GenerationInfo {
+        host: compiled.host,
+        flags: flag(compiled.keep_revoked, KEEP_REVOKED)
+            | flag(!compiled.patterns.is_empty(), HAS_WORKLOADS)
+            | flag(!compiled.users.is_empty(), HAS_USERS),
+        ..GenerationInfo::default()
     }
 }
 
 fn array<V: aya::Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
     Array::try_from(map).map_err(|e| Error::map(name, e))
-}
-
-impl Slots {
-    fn new(map: Map, name: &'static str, kind: bpf_map_type) -> Result<Self, Error> {
-        let outer = ArrayOfMaps::try_from(map).map_err(|e| Error::map(name, e))?;
-        Ok(Self { name, kind, outer, last: None })
-    }
-
-    /// Puts a table of these entries into a slot that is not in force.
-    fn fill<K: aya::Pod, V: aya::Pod>(
-        &mut self,
-        slot: u32,
-        entries: impl Iterator<Item = (K, V)>,
-    ) -> Result<(), Error> {
-        let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
-        let digest = digest(&keys, &values);
-        let map = match self.last.take() {
-            Some((last, map)) if last == digest => map,
-            _ => self.build(&keys, &values)?,
-        };
-        self.outer.set(slot, &map, 0).map_err(|e| Error::map(self.name, e))?;
-        self.last = Some((digest, map));
-        Ok(())
-    }
-
-    fn build<K: aya::Pod, V: aya::Pod>(&self, keys: &[K], values: &[V]) -> Result<MapData, Error> {
-        let entries = keys.len();
-        let too_large = |_| Error::TooLarge { table: self.name, entries };
-        let size = u32::try_from(entries.max(1)).map_err(too_large)?;
-        let key = u32::try_from(size_of::<K>()).map_err(too_large)?;
-        let value = u32::try_from(size_of::<V>()).map_err(too_large)?;
-        let flags = if self.kind == BPF_MAP_TYPE_LPM_TRIE { NO_PREALLOC } else { 0 };
-        let definition = aya_obj::Map::new_from_params(self.kind as u32, key, value, size, flags);
-        let map = MapData::create(definition, self.name, None).map_err(|e| Error::map(self.name, e))?;
-        sys::map_update_batch(map.fd().as_fd(), keys, values).map_err(|source| Error::Fill {
-            table: self.name,
-            entries,
-            source,
-        })?;
-        Ok(map)
-    }
-}
-
-fn digest<K: aya::Pod, V: aya::Pod>(keys: &[K], values: &[V]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    keys.len().hash(&mut hasher);
-    hasher.write(bytes_of(keys));
-    hasher.write(bytes_of(values));
-    hasher.finish()
-}
-
-fn bytes_of<T: aya::Pod>(items: &[T]) -> &[u8] {
-    // SAFETY: `Pod` promises plain data without padding, so every byte is initialised.
-    unsafe { std::slice::from_raw_parts(items.as_ptr().cast(), size_of_val(items)) }
-}
-
-/// The kernel measures expiry on CLOCK_BOOTTIME.
-fn expiring_at_boottime(policy: &[(u32, PolicyKey, PolicyEntry)]) -> Vec<(Key<PolicyKey>, PolicyEntry)> {
-    let offset = host::boot_to_unix_ns();
-    policy
-        .iter()
-        .map(|(len, key, entry)| {
-            let expires = match entry.expires {
-                0 => 0,
-                // An instant before the boot is past.
-                unix => unix.saturating_add_signed(-offset).max(1),
-            };
-            (Key::new(*len, *key), PolicyEntry { expires, ..*entry })
-        })
-        .collect()
 }

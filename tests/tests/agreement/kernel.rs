@@ -49,7 +49,7 @@ impl Kernel {
     }
 
     pub(crate) fn apply(&mut self, compiled: &Compiled) -> Result<()> {
-        self.datapath.apply(compiled)?;
+        self.datapath.apply(compiled, None)?;
         Ok(())
     }
 

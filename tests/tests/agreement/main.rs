@@ -296,7 +296,7 @@ fn sockets_get_eperm_exactly_where_a_naive_matcher_denies() {
         |_| true,
         |rng, estate, text| {
             let compiled = said::compile(estate, &said::load(text), &mut registry);
-            datapath.apply(&compiled).unwrap();
+            datapath.apply(&compiled, None).unwrap();
             if !datapath.is_attached() {
                 datapath.attach().unwrap();
             }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use segd::datapath::Place;
+use segd::policy::ids::Registry;
+use segd::policy::{self, Compiled, Sources};
 use segd_tests::{Agent, Host, Lab};
 use serde_json::Value;
 
@@ -32,6 +35,23 @@ impl Pair {
             self.transport.v4_prefix(),
             self.transport.v6_prefix(),
         )
+    }
+
+    /// The policy of zones and `rest` for the host in zone `transport`, for tests that drive the data path themselves.
+    pub(crate) fn compiled(&self, rest: &str) -> Compiled {
+        let now = jiff::Timestamp::now();
+        let text = self.zones(rest);
+        let policy = policy::load(Sources::from_texts([("zones.toml", text.as_str())]), now)
+            .unwrap_or_else(|found| panic!("{}", found.render(false)));
+        let addresses = [self.transport.v4(), self.transport.v6()];
+        let at = policy::Host { zone: "transport", addresses: &addresses };
+        policy::compile(&policy, at, &[], &policy::default_failsafes(), &mut Registry::default()).unwrap()
+    }
+
+    /// Where the programs of the host in zone `transport` are to be.
+    pub(crate) fn place(&self) -> Place {
+        let host = &self.transport;
+        Place { cgroup: host.cgroup().to_owned(), bpffs: host.bpffs(), log_level: 0 }
     }
 
     pub(crate) fn agent(&self, host: &Host, rest: &str) -> Agent {

@@ -53,7 +53,7 @@ fn snapshot() -> Snapshot {
             ),
         ],
         overflow: Counter { flows: 1, packets: 1, bytes: 40, last: 9 },
-        losses: [1, 2, 3, 40, 20, 10],
+        losses: [1, 2, 3, 40, 20, 10, 4],
         maps: vec![
             MapUse { name: "FLOWS".into(), entries: Some(12), capacity: 32_768 },
             MapUse { name: "DENIALS".into(), entries: None, capacity: 8192 },

@@ -1,0 +1,211 @@
+//! One table of the policy in every generation slot: a map of its own for each, or one for several that are the same.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
+use aya_obj::generated::bpf_map_type::{self, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE};
+use segd_common::schema;
+
+use super::{Error, sys};
+
+/// BPF_F_NO_PREALLOC.
+const NO_PREALLOC: u32 = 1;
+
+/// How a table's maps are made.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Hash,
+    /// One whose entries take memory one by one, and come later.
+    Growing,
+    Trie,
+}
+
+impl Kind {
+    const fn number(self) -> bpf_map_type {
+        match self {
+            Self::Hash | Self::Growing => BPF_MAP_TYPE_HASH,
+            Self::Trie => BPF_MAP_TYPE_LPM_TRIE,
+        }
+    }
+
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Hash => 0,
+            Self::Growing | Self::Trie => NO_PREALLOC,
+        }
+    }
+}
+
+/// A map with a digest of what it was made of.
+pub(super) struct Filled {
+    digest: u64,
+    pub(super) map: MapData,
+}
+
+/// What a slot holds.
+#[derive(Clone)]
+enum Held {
+    /// What a former agent put there.
+    Unknown,
+    Nothing,
+    Map(Arc<Filled>),
+}
+
+/// One table in every slot. A table that a new generation leaves as it was is shared: what costs is what changes, and
+/// above all the change of a slot, for which the kernel waits until no program runs that might use what was there
+/// (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c).
+pub(super) struct Slots {
+    pub(super) name: &'static str,
+    kind: Kind,
+    outer: ArrayOfMaps<MapData, MapData>,
+    /// Of `outer`, which has no way to empty a slot.
+    fd: OwnedFd,
+    held: [Held; schema::SLOTS as usize],
+    /// To be put by [`Slots::commit`].
+    planned: Vec<(u32, Arc<Filled>)>,
+}
+
+impl Slots {
+    pub(super) fn new(map: Map, name: &'static str, kind: Kind) -> Result<Self, Error> {
+        let Map::ArrayOfMaps(data) = &map else {
+            return Err(Error::Object { what: name });
+        };
+        let io = |e| Error::map(name, MapError::IoError(e));
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(io)?;
+        let outer = ArrayOfMaps::try_from(map).map_err(|e| Error::map(name, e))?;
+        let held = [const { Held::Unknown }; schema::SLOTS as usize];
+        Ok(Self { name, kind, outer, fd, held, planned: Vec::new() })
+    }
+
+    /// Makes a table of these entries for a slot, unless another slot has the same.
+    pub(super) fn plan<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        slot: u32,
+        entries: impl Iterator<Item = (K, V)>,
+    ) -> Result<(), Error> {
+        let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
+        let make = |kind, name| build(kind, name, keys.len(), &keys, &values);
+        self.plan_of(slot, digest(&keys, &values), make)
+    }
+
+    /// Makes an empty table with room for so many entries for a slot, unless another slot has one of the same digest.
+    pub(super) fn plan_growing<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        slot: u32,
+        digest: u64,
+        room: u32,
+    ) -> Result<Arc<Filled>, Error> {
+        self.plan_of(slot, digest, |kind, name| build::<K, V>(kind, name, room as usize, &[], &[]))?;
+        self.planned.last().map(|(_, filled)| Arc::clone(filled)).ok_or(Error::Object { what: self.name })
+    }
+
+    fn plan_of(
+        &mut self,
+        slot: u32,
+        digest: u64,
+        build: impl FnOnce(Kind, &'static str) -> Result<MapData, Error>,
+    ) -> Result<(), Error> {
+        let held =
+            self.held.iter().filter_map(|held| if let Held::Map(map) = held { Some(map) } else { None });
+        let known = held.chain(self.planned.iter().map(|(_, map)| map)).find(|map| map.digest == digest);
+        let filled = match known {
+            Some(filled) => Arc::clone(filled),
+            None => Arc::new(Filled { digest, map: build(self.kind, self.name)? }),
+        };
+        self.planned.push((slot, filled));
+        Ok(())
+    }
+
+    /// Puts what was planned into its slots.
+    pub(super) fn commit(&mut self) -> Result<(), Error> {
+        for (slot, filled) in std::mem::take(&mut self.planned) {
+            let Some(held) = self.held.get_mut(slot as usize) else { continue };
+            if matches!(held, Held::Map(there) if Arc::ptr_eq(there, &filled)) {
+                continue;
+            }
+            // Whatever the slot holds if this fails.
+            *held = Held::Unknown;
+            self.outer.set(slot, &filled.map, 0).map_err(|e| Error::map(self.name, e))?;
+            *held = Held::Map(filled);
+        }
+        Ok(())
+    }
+
+    /// Forgets what was planned.
+    pub(super) fn abandon(&mut self) {
+        self.planned.clear();
+    }
+
+    /// Waits until no program runs any more that was running: puts into a slot what it holds.
+    pub(super) fn wait(&mut self, slot: u32) -> Result<(), Error> {
+        let Some(Held::Map(filled)) = self.held.get(slot as usize) else {
+            return Ok(());
+        };
+        self.outer.set(slot, &filled.map, 0).map_err(|e| Error::map(self.name, e))
+    }
+
+    /// Empties the slots that are not used and hold a map that none of the used ones does.
+    pub(super) fn release(&mut self, used: &[u32]) -> Result<(), Error> {
+        let in_use: Vec<Arc<Filled>> = used
+            .iter()
+            .filter_map(|slot| self.held.get(*slot as usize))
+            .filter_map(|held| if let Held::Map(map) = held { Some(Arc::clone(map)) } else { None })
+            .collect();
+        for (slot, held) in (0..).zip(&mut self.held) {
+            let keeps = match held {
+                Held::Nothing => true,
+                Held::Map(map) => in_use.iter().any(|used| Arc::ptr_eq(used, map)),
+                Held::Unknown => false,
+            };
+            if keeps || used.contains(&slot) {
+                continue;
+            }
+            match sys::map_delete(self.fd.as_fd(), &slot) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::map(self.name, MapError::IoError(e)));
+                }
+                _ => *held = Held::Nothing,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn build<K: aya::Pod, V: aya::Pod>(
+    kind: Kind,
+    name: &'static str,
+    room: usize,
+    keys: &[K],
+    values: &[V],
+) -> Result<MapData, Error> {
+    let entries = keys.len();
+    let too_large = |_| Error::TooLarge { table: name, entries };
+    let size = u32::try_from(room.max(1)).map_err(too_large)?;
+    let key = u32::try_from(size_of::<K>()).map_err(too_large)?;
+    let value = u32::try_from(size_of::<V>()).map_err(too_large)?;
+    let definition = aya_obj::Map::new_from_params(kind.number() as u32, key, value, size, kind.flags());
+    let map = MapData::create(definition, name, None).map_err(|e| Error::map(name, e))?;
+    sys::map_update_batch(map.fd().as_fd(), keys, values).map_err(|source| Error::Fill {
+        table: name,
+        entries,
+        source,
+    })?;
+    Ok(map)
+}
+
+/// A digest of a table's entries.
+pub(super) fn digest<K: aya::Pod, V: aya::Pod>(keys: &[K], values: &[V]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    keys.len().hash(&mut hasher);
+    hasher.write(bytes_of(keys));
+    hasher.write(bytes_of(values));
+    hasher.finish()
+}
+
+fn bytes_of<T: aya::Pod>(items: &[T]) -> &[u8] {
+    // SAFETY: `Pod` promises plain data without padding, so every byte is initialised.
+    unsafe { std::slice::from_raw_parts(items.as_ptr().cast(), size_of_val(items)) }
+}
