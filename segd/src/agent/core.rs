@@ -15,7 +15,7 @@ use crate::control::api::ModeOverride;
 use crate::datapath::{self, Counters, Datapath};
 use crate::policy::ids::{REGISTRY_FILE, Registry};
 use crate::policy::source::ReadError;
-use crate::policy::{self, CompileError, Diagnostics, Host, HostZoneError, Policy, Sources};
+use crate::policy::{self, CompileError, Diagnostics, Host, HostZoneError, Policy, Resolved, Sources};
 use crate::rollout::modes;
 use crate::telemetry::Collector;
 use crate::telemetry::record::Context;
@@ -93,11 +93,11 @@ pub(super) fn draft(config: &Config, addresses: Vec<IpAddr>) -> Result<Draft, In
     let now = Timestamp::now();
     let sources = Sources::read_dir(&config.policy_dir)?;
     let policy = policy::load(sources, now).map_err(InstallError::Policy)?;
-    let found = policy::check(&policy, &config.failsafes, now);
+    let found = policy::check(&policy, &config.failsafes, &Resolved::new(), now);
     if found.errors() > 0 {
         return Err(InstallError::Policy(found));
     }
-    let zone = policy::host_zone(&policy, config.host.zone.as_deref(), &addresses)?;
+    let zone = policy::host_zone(&policy, config.host.zone.as_deref(), &addresses, &Resolved::new())?;
     let warnings = found.items().iter().map(|w| format!("{}:{}: {}", w.file, w.line, w.message)).collect();
     Ok(Draft { policy: Arc::new(policy), zone, addresses, loaded_at: now, warnings })
 }
@@ -204,7 +204,12 @@ impl Core {
     /// Follows a change of the host's addresses. Blocks.
     pub(super) fn move_to(&self, addresses: Vec<IpAddr>) -> Result<Generation, InstallError> {
         self.change(|now| {
-            let zone = policy::host_zone(&now.policy, self.config.host.zone.as_deref(), &addresses)?;
+            let zone = policy::host_zone(
+                &now.policy,
+                self.config.host.zone.as_deref(),
+                &addresses,
+                &Resolved::new(),
+            )?;
             Ok((Draft { zone, addresses, ..Draft::of(now) }, now.overrides.clone()))
         })
     }
@@ -270,7 +275,7 @@ fn make(
 ) -> Result<InForce, InstallError> {
     let began = Instant::now();
     let before = registry.clone();
-    let at = Host { zone: &draft.zone, addresses: &draft.addresses };
+    let at = Host::in_zone(&draft.zone, &draft.addresses);
     let for_compiler = modes::for_compiler(overrides);
     let compiled = policy::compile(&draft.policy, at, &for_compiler, &config.failsafes, &mut registry)?;
     if registry != before || state.load::<Registry>(REGISTRY_FILE)?.is_none() {

@@ -235,7 +235,8 @@ impl Source for Handle {
             *hooks.entry(a.hook.to_owned()).or_insert(0) += u64::from(a.program_id.is_some());
         }
         let overrides = modes::for_compiler(&now.overrides);
-        let enforcing = policy::compile::enforcing(&now.policy, &now.zone, &overrides);
+        let enforcing =
+            policy::compile::enforcing(&now.policy, policy::Host::in_zone(&now.zone, &[]), &overrides);
         let rule = |r: &policy::model::Rule| RuleInfo {
             id: r.id.clone(),
             owner: r.owner.clone().unwrap_or_default(),
@@ -259,7 +260,7 @@ impl Source for Handle {
             apply_seconds: Some(now.apply_seconds),
             enforcing: enforcing
                 .into_iter()
-                .map(|e| (now.zone.clone(), e.direction, e.service, e.enforcing))
+                .map(|e| (e.subject, e.direction, e.service, e.enforcing))
                 .collect(),
             rules: now.policy.rules.iter().map(rule).collect(),
         })

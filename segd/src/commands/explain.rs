@@ -7,20 +7,23 @@ use jiff::Timestamp;
 
 use super::output::{self, Output};
 use super::{Failure, NO, Outcome, Reach};
-use crate::config;
+use crate::config::{self, Config};
 use crate::control::ClientError;
 use crate::control::api::Status;
 use crate::policy::model::{Override, ServiceRef};
-use crate::policy::{self, Policy, Sources};
+use crate::policy::{self, Policy, Situation, Sources};
 use crate::rollout::modes;
 
 /// Answers from the zone files, by the same code that decides in the kernel, with what `segd mode` has set if
 /// the agent runs. Exit code 1 if the flow is denied.
+///
+/// Only its own host knows a workload; the other end sees its zone. A rule from a workload lets its whole zone in
+/// at the server, and a rule to a workload lets the client reach its whole zone.
 #[derive(Args, Debug)]
 pub(super) struct Explain {
-    /// Who begins: a zone or an address
+    /// Who begins: a zone, a workload or an address
     from: String,
-    /// With whom: a zone or an address
+    /// With whom: a zone, a workload or an address
     to: String,
     /// A port (`5432` is `tcp/5432`), `udp/53`, `icmp/echo`, or a service
     port: String,
@@ -30,6 +33,9 @@ pub(super) struct Explain {
     /// The agent's configuration, for its failsafes
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The host whose canaries count [default: this one]
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
@@ -37,12 +43,13 @@ pub(super) struct Explain {
 }
 
 /// What `segd mode` has set here holds for the hosts of no other zone.
-fn of_host(status: &Status) -> Vec<Override> {
-    let zone = status.host.zone.clone();
+fn of_host(policy: &Policy, status: &Status) -> Vec<Override> {
+    let zone = &status.host.zone;
     let mut overrides = modes::for_compiler(&status.overrides);
-    overrides.retain(|o| o.subject.is_none() || o.subject == zone);
-    for o in &mut overrides {
-        o.subject.clone_from(&zone);
+    overrides
+        .retain(|o| o.subject.as_ref().is_none_or(|s| !policy.zones.contains_key(s)) || o.subject == *zone);
+    for o in overrides.iter_mut().filter(|o| o.subject.is_none()) {
+        o.subject.clone_from(zone);
     }
     overrides
 }
@@ -54,13 +61,18 @@ impl Explain {
         let now = Timestamp::now();
         let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
         let policy = policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))?;
-        let overrides = self.overrides().await?;
+        let overrides = self.overrides(&policy).await?;
+        let host = self.host(&config)?;
         let mut denied = false;
         let mut all = Vec::new();
         for port in self.ports(&policy)? {
+            let at = Situation {
+                overrides: &overrides,
+                host: &host,
+                ..Situation::of_files(&config.failsafes, now)
+            };
             let found =
-                policy::explain(&policy, &self.from, &self.to, port, &overrides, &config.failsafes, now)
-                    .map_err(Failure::bad_input)?;
+                policy::explain(&policy, &self.from, &self.to, port, &at).map_err(Failure::bad_input)?;
             denied |= found.verdict == "denied";
             all.push(found);
         }
@@ -73,12 +85,20 @@ impl Explain {
         Ok(if denied { NO } else { 0 })
     }
 
-    async fn overrides(&self) -> Result<Vec<Override>, Failure> {
+    fn host(&self, config: &Config) -> Result<String, Failure> {
+        if let Some(name) = self.host.as_ref().or(config.host.name.as_ref()) {
+            return Ok(name.clone());
+        }
+        let name = nix::unistd::gethostname().map_err(std::io::Error::from)?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    async fn overrides(&self, policy: &Policy) -> Result<Vec<Override>, Failure> {
         if self.zones.is_some() {
             return Ok(Vec::new());
         }
         match self.reach.client().status().await {
-            Ok(status) => Ok(of_host(&status)),
+            Ok(status) => Ok(of_host(policy, &status)),
             Err(ClientError::NoAgent { .. }) => Ok(Vec::new()),
             Err(error @ ClientError::NotPermitted { .. }) => {
                 eprintln!("segd: without what `segd mode` has set: {error}");

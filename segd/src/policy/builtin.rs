@@ -39,5 +39,14 @@ pub(crate) fn built_in_name(id: ZoneId) -> &'static str {
     BUILT_IN_ZONES.iter().find(|(_, i)| *i == id).map_or("unknown", |(name, _)| name)
 }
 
+/// The built-in zone whose own prefix this is, or `loopback` for anything inside it.
+pub(crate) fn owner_of(net: IpNet) -> Option<&'static str> {
+    let own = |(prefix, id): &(IpNet, _)| {
+        let name = built_in_name(*id);
+        (*prefix == net || (name == "loopback" && prefix.contains(&net))).then_some(name)
+    };
+    BUILT_IN_PREFIXES.iter().find_map(own)
+}
+
 /// What IPv4 addresses are mapped to (RFC 4291, 2.5.5.2).
 pub(crate) const MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);

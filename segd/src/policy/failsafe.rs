@@ -66,6 +66,23 @@ pub fn check_ports(failsafes: &[Failsafe]) -> Result<(), TooManyPorts> {
     if count > MAX_PORTS { Err(TooManyPorts(count)) } else { Ok(()) }
 }
 
+/// What is dangerous about the failsafes, a line for each.
+#[must_use]
+pub fn warnings(failsafes: &[Failsafe]) -> Vec<String> {
+    let ssh = |f: &&Failsafe| {
+        f.direction == Direction::Inbound && f.ports.iter().any(|spec| spec.contains(protocol::TCP, 22))
+    };
+    let everybody = |f: &Failsafe| {
+        f.cidrs.is_empty() || IpNet::aggregate(&f.cidrs).iter().any(|net| net.prefix_len() == 0)
+    };
+    if !failsafes.iter().filter(ssh).any(everybody) {
+        return Vec::new();
+    }
+    let message = "inbound ssh (tcp/22) is a failsafe for everybody, so no policy can close it: give the networks of \
+                   your administrators as `cidrs` of a [[failsafe]]";
+    vec![message.to_owned()]
+}
+
 /// Keys of the failsafe trie, with their lengths in bits, sorted.
 pub(crate) fn keys(failsafes: &[Failsafe]) -> Result<Vec<(u32, FailsafeKey)>, TooManyPorts> {
     check_ports(failsafes)?;
@@ -143,6 +160,27 @@ mod tests {
             let ip: std::net::IpAddr = text.parse().unwrap();
             assert_eq!(inside(ip.into()), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn ssh_for_everybody_is_warned_of() {
+        let of = |ports: &str, cidrs: &[&str]| {
+            let cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
+            let failsafe =
+                Failsafe { direction: Direction::Inbound, ports: vec![ports.parse().unwrap()], cidrs };
+            warnings(&[failsafe]).len()
+        };
+        for (ports, cidrs, wanted) in [
+            ("tcp/22", &[][..], 1),
+            ("tcp/20-30", &["10.0.0.0/8", "::/0"], 1),
+            ("tcp/22", &["0.0.0.0/1", "128.0.0.0/1"], 1),
+            ("tcp/22", &["10.0.9.0/24"], 0),
+            ("tcp/23", &[], 0),
+            ("udp/22", &[], 0),
+        ] {
+            assert_eq!(of(ports, cidrs), wanted, "{ports} {cidrs:?}");
+        }
+        assert_eq!(warnings(&default_failsafes()).len(), 1);
     }
 
     #[test]

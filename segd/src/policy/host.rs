@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use super::builtin::is_built_in;
 use super::diagnostics::suggest;
-use super::locate::locate;
+use super::locate::{Atlas, By};
 use super::model::Policy;
+use super::resolved::Resolved;
 
 /// Why the host's zone is not known. Enforcing on a guess would cut the wrong traffic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +44,7 @@ pub fn host_zone(
     policy: &Policy,
     configured: Option<&str>,
     addresses: &[IpAddr],
+    names: &Resolved,
 ) -> Result<String, HostZoneError> {
     if let Some(zone) = configured {
         if policy.zones.contains_key(zone) {
@@ -52,14 +54,16 @@ pub fn host_zone(
         let help = help.map_or(String::new(), |h| format!("; {h}"));
         return Err(HostZoneError::NotDefined { zone: zone.to_owned(), help });
     }
+    let atlas = Atlas::new(policy, names);
     let mut zones = BTreeSet::new();
     let mut list = String::new();
     for address in addresses {
-        let located = locate(policy, *address);
-        let what = match located.prefix {
-            Some(_) if matches!(located.zone, "loopback" | "link-local") => continue,
-            Some(prefix) => format!("{} (by {prefix})", located.zone),
-            None => "no zone".to_owned(),
+        let located = atlas.locate(*address);
+        let what = match located.by {
+            By::Prefix(_) if matches!(located.zone, "loopback" | "link-local") => continue,
+            By::Prefix(prefix) => format!("{} (by {prefix})", located.zone),
+            By::Name(name) => format!("{} (by {name})", located.zone),
+            By::Nothing => "no zone".to_owned(),
         };
         list.push_str(&format!("\n  {address}: {what}"));
         if !is_built_in(located.zone) {
@@ -88,10 +92,14 @@ mod tests {
             cidrs = ["10.1.0.0/16", "2001:db8:1::/48"]
             [zone.transport]
             cidrs = ["10.2.0.0/16", "10.1.0.9/32"]
+            names = ["gateway.example.com"]
         "#;
         let policy = load(Sources::from_texts([("a.toml", text)]), jiff::Timestamp::UNIX_EPOCH).unwrap();
         let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        host_zone(&policy, configured, &addresses).map_err(|e| e.to_string())
+        let mut names = Resolved::new();
+        let gateway = ["10.1.0.8".parse().unwrap()];
+        names.set("gateway.example.com", gateway, jiff::Timestamp::UNIX_EPOCH);
+        host_zone(&policy, configured, &addresses, &names).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -101,6 +109,7 @@ mod tests {
             (None, &["127.0.0.1", "::1", "fe80::1", "10.1.0.1"], "orders"),
             (None, &["172.17.0.1", "2001:db8:1::7", "10.1.0.1"], "orders"),
             (None, &["10.1.0.9"], "transport"),
+            (None, &["10.1.0.8"], "transport"),
         ] {
             assert_eq!(zone(configured, addresses), Ok(wanted.to_owned()), "{configured:?} {addresses:?}");
         }
@@ -119,6 +128,9 @@ mod tests {
                 "the addresses of this host are in 2 zones:\n  172.17.0.1: no zone\n  \
                  10.1.0.1: orders (by 10.1.0.0/16)\n  10.2.0.1: transport (by 10.2.0.0/16)\n{REMEDY}"
             )
+        );
+        assert!(
+            zone(None, &["10.1.0.8", "10.1.0.1"]).unwrap_err().contains("transport (by gateway.example.com)")
         );
         assert_eq!(
             zone(None, &["172.17.0.1"]).unwrap_err(),

@@ -49,6 +49,12 @@ impl Registry {
         Ok(ZoneId(u16::try_from(n).unwrap_or(ZoneId::UNKNOWN.0)))
     }
 
+    /// The highest number that a zone or workload has; less than [`ZoneId::FIRST`] if none has one.
+    pub(crate) fn last_subject(&self) -> u16 {
+        let last = self.subjects.by_number.last_key_value().map(|(n, _)| *n);
+        last.and_then(|n| u16::try_from(n).ok()).unwrap_or(0)
+    }
+
     /// The number of a service; a new name gets the next one.
     pub fn service(&mut self, name: &str) -> Result<ServiceId, Full> {
         let n = self.services.number(name, 1, u32::from(u16::MAX), "service")?;

@@ -1,32 +1,43 @@
 //! Zone files: from text to kernel tables. Pure: no kernel, no clock, no network.
 
 mod builtin;
+pub mod canary;
 pub mod check;
+mod claims;
 pub mod compile;
 pub mod compiled;
 pub mod diagnostics;
+pub(crate) mod duration;
 mod ends;
+pub mod exceptions;
 pub mod explain;
 pub mod failsafe;
+pub mod guard;
 pub mod host;
 pub mod ids;
 pub mod load;
 mod locate;
 pub mod model;
 pub mod ports;
+pub mod resolved;
+mod situation;
 pub mod source;
 pub mod view;
 pub(crate) mod walk;
+pub mod workload;
 
 pub use check::check;
+pub use claims::{Claimant, Conflict, conflicts};
 pub use compile::{CompileError, Host, compile};
 pub use compiled::Compiled;
 pub use diagnostics::Diagnostics;
 pub use explain::{Explanation, explain};
 pub use failsafe::{Failsafe, default_failsafes};
 pub use host::{HostZoneError, host_zone};
-pub use load::load;
-pub use model::Policy;
+pub use load::{load, load_stored};
+pub use model::{Exception, Policy};
+pub use resolved::Resolved;
+pub use situation::Situation;
 pub use source::Sources;
 pub use view::Tables;
 

@@ -9,8 +9,11 @@ use jiff::Timestamp;
 use segd_common::traffic::{Direction, Mode};
 use serde::{Deserialize, Serialize};
 
+pub use super::canary::Canary;
+pub use super::guard::{Guard, Probe};
 use super::ports::PortSpec;
 use super::source::{Place, Placed, Sources};
+use super::workload::{Selector, User, Workload};
 
 /// The merged zone files of one directory. Every name in it is defined.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,8 @@ pub struct Policy {
     pub sources: Arc<Sources>,
     /// By name.
     pub zones: BTreeMap<String, Zone>,
+    /// By name; none has the name of a zone.
+    pub workloads: BTreeMap<String, Workload>,
     /// By name.
     pub services: BTreeMap<String, Service>,
     /// `[[allow]]`, in file order.
@@ -36,8 +41,10 @@ pub struct Zone {
     pub description: Option<String>,
     /// Who answers for it.
     pub owner: Option<String>,
-    /// Its members, at least one; each without host bits.
+    /// Its members, each without host bits. There is at least one here or among the names.
     pub cidrs: Vec<Placed<IpNet>>,
+    /// DNS names whose addresses are members, in lower case and without a dot at the end. No other zone has them.
+    pub names: Vec<Placed<String>>,
     /// Its name.
     pub place: Place,
 }
@@ -68,9 +75,9 @@ pub enum ServiceRef {
 pub struct Rule {
     /// Stable over time: counters hang on it.
     pub id: String,
-    /// Zone of the client.
+    /// Zone or workload of the client.
     pub from: Placed<String>,
-    /// Zone of the server.
+    /// Zone or workload of the server.
     pub to: Placed<String>,
     /// At least one.
     pub services: Vec<Placed<ServiceRef>>,
@@ -87,7 +94,7 @@ pub struct Rule {
 /// `[[rollout]]`.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    /// The zone whose hosts it is for; none: all.
+    /// The workload that it is for, or the zone with its workloads; none: all.
     pub subject: Option<Placed<String>>,
     /// None: both.
     pub direction: Option<Direction>,
@@ -97,6 +104,10 @@ pub struct Rollout {
     pub services: Option<Vec<Placed<ServiceRef>>>,
     /// What happens to what no rule allows.
     pub mode: Mode,
+    /// The part of hosts and peers that it holds for; none: all. Where it does not hold, the next entry counts.
+    pub canary: Option<Canary>,
+    /// What is watched after a change.
+    pub guard: Option<Placed<Guard>>,
     /// Its head.
     pub place: Place,
 }
@@ -104,9 +115,9 @@ pub struct Rollout {
 /// `[[test]]`.
 #[derive(Clone, Debug)]
 pub struct Test {
-    /// Zone of the client.
+    /// Zone or workload of the client.
     pub from: Placed<String>,
-    /// Zone of the server.
+    /// Zone or workload of the server.
     pub to: Placed<String>,
     /// What the policy must allow.
     pub allow: Vec<Placed<ServiceRef>>,
@@ -121,7 +132,7 @@ pub struct Test {
 /// It outlives the policy that it was set on, so a name that is no longer defined selects nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
-    /// The zone whose hosts it is for; none: all.
+    /// The workload that it is for, or the zone with its workloads; none: all.
     pub subject: Option<String>,
     /// None: both.
     pub direction: Option<Way>,
@@ -131,6 +142,39 @@ pub struct Override {
     pub services: Option<Vec<ServiceRef>>,
     /// Whether it sets enforce mode, else monitor mode.
     pub enforce: bool,
+}
+
+/// A rule that a person adds at run time, for a while; it is compiled as the rule [`Exception::rule`].
+///
+/// It outlives the policy that it was made on: one that names what is no longer defined allows nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exception {
+    /// Unlike that of any other exception, ever.
+    pub id: String,
+    /// Zone or workload of the client.
+    pub from: String,
+    /// Zone or workload of the server.
+    pub to: String,
+    /// At least one.
+    pub services: Vec<ServiceRef>,
+    /// Who answers for it.
+    pub owner: String,
+    /// Why it is there.
+    pub reason: String,
+    /// Since when it is there.
+    pub created: Timestamp,
+    /// The instant from which it no longer matches.
+    pub expires: Timestamp,
+    /// The uid of who added it.
+    pub created_by: u32,
+}
+
+impl Exception {
+    /// The id of the rule that it is compiled as: `exception/ID`, which no rule of a file can have.
+    #[must_use]
+    pub fn rule(&self) -> String {
+        format!("exception/{}", self.id)
+    }
 }
 
 /// A [`Direction`] in a stored or sent document.
@@ -170,6 +214,11 @@ impl Override {
 }
 
 impl Policy {
+    /// What the other side of a flow is seen as: a workload as its zone, a zone as itself.
+    pub(crate) fn zone_of<'a>(&'a self, name: &'a str) -> &'a str {
+        self.workloads.get(name).map_or(name, |w| &w.zone.value)
+    }
+
     /// The ports of a service; none for a name that is not defined.
     pub fn ports<'a>(&'a self, service: &'a ServiceRef) -> &'a [PortSpec] {
         match service {
@@ -184,6 +233,19 @@ impl Policy {
         services: &'a [Placed<ServiceRef>],
     ) -> impl Iterator<Item = PortSpec> + 'a {
         services.iter().flat_map(|s| self.ports(&s.value)).copied()
+    }
+
+    /// The DNS names of all zones: what somebody has to resolve for [`Resolved`](super::Resolved).
+    pub fn dns_names(&self) -> impl Iterator<Item = &str> {
+        self.zones.values().flat_map(|zone| &zone.names).map(|name| name.value.as_str())
+    }
+
+    /// The users that workloads name: what somebody has to look up for [`Host::users`](super::Host::users).
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.workloads.values().filter_map(|workload| match &workload.selector {
+            Selector::User(User::Name(name)) => Some(name.as_str()),
+            _ => None,
+        })
     }
 
     /// Hex digest of the files; see [`Sources::hash`].

@@ -115,18 +115,22 @@ impl Walk {
 
     /// Checks that a text fits on one line of a table or log: printable, not too long.
     pub(crate) fn printable(&mut self, key: &str, text: &Placed<String>) -> bool {
-        if let Some(c) = text.value.chars().find(|c| c.is_control()) {
-            self.found.error(text.place, format!("`{key}` holds the control character {c:?}"));
-            return false;
-        }
-        let length = text.value.chars().count();
-        if length > MAX_TEXT {
-            let message = format!("`{key}` has {length} characters; {MAX_TEXT} is the most");
+        let wrong = unprintable(key, &text.value);
+        let right = wrong.is_none();
+        if let Some(message) = wrong {
             self.found.error(text.place, message);
-            return false;
         }
-        true
+        right
     }
+}
+
+/// What keeps a text from fitting on one line of a table or log.
+pub(crate) fn unprintable(key: &str, text: &str) -> Option<String> {
+    if let Some(c) = text.chars().find(|c| c.is_control()) {
+        return Some(format!("`{key}` holds the control character {c:?}"));
+    }
+    let length = text.chars().count();
+    (length > MAX_TEXT).then(|| format!("`{key}` has {length} characters; {MAX_TEXT} is the most"))
 }
 
 /// Keys of a table in the order in which they are written.
@@ -229,6 +233,19 @@ impl<'t> Section<'t> {
         Some(texts)
     }
 
+    /// A text, or a list of texts as of [`Section::strings`].
+    pub(crate) fn one_or_more(
+        &self,
+        walk: &mut Walk,
+        key: &str,
+        nothing: &str,
+    ) -> Option<Vec<Placed<String>>> {
+        match self.value(key)?.get_ref().as_str() {
+            Some(_) => self.string(walk, key).map(|text| vec![text]),
+            None => self.strings(walk, key, nothing),
+        }
+    }
+
     /// One word of a fixed set.
     pub(crate) fn word<T: Copy>(&self, walk: &mut Walk, key: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(walk, key)?;
@@ -239,6 +256,16 @@ impl<'t> Section<'t> {
             walk.found.error(text.place, message).help(format!("write one of {}", list.join(", ")));
         }
         found.map(|(_, value)| *value)
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self, walk: &mut Walk, key: &str) -> Option<bool> {
+        let value = self.value(key)?;
+        let found = value.get_ref().as_bool();
+        if found.is_none() {
+            walk.wrong_type(value, key, "`true` or `false`");
+        }
+        found
     }
 
     /// A whole number within limits.

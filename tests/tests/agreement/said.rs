@@ -20,7 +20,7 @@ pub(crate) fn load(text: &str) -> Policy {
 }
 
 pub(crate) fn compile(estate: &Estate, policy: &Policy, registry: &mut Registry) -> Compiled {
-    let host = policy::Host { zone: estate.host, addresses: &estate.own };
+    let host = policy::Host::in_zone(estate.host, &estate.own);
     policy::compile(policy, host, &[], &failsafes(estate), registry).unwrap()
 }
 
@@ -102,7 +102,8 @@ fn explain(
         protocol => PortSpec::whole(protocol),
     };
     let (from, to) = (from.to_string(), to.to_string());
-    policy::explain(policy, &from, &to, port, &[], &failsafes(estate), now).unwrap()
+    let failsafes = failsafes(estate);
+    policy::explain(policy, &from, &to, port, &policy::Situation::of_files(&failsafes, now)).unwrap()
 }
 
 /// A `[[test]]` that asks for a flow's port between two zones, with what it must say; `None` where a test cannot
@@ -125,5 +126,5 @@ pub(crate) fn as_test(estate: &Estate, flow: &Flow, expected: bool) -> Option<St
 
 /// The number of tests that fail.
 pub(crate) fn failures(estate: &Estate, text: &str, now: Timestamp) -> usize {
-    policy::check(&load(text), &failsafes(estate), now).errors()
+    policy::check(&load(text), &failsafes(estate), &policy::Resolved::new(), now).errors()
 }

@@ -44,7 +44,7 @@ impl Pair {
         let policy = policy::load(Sources::from_texts([("zones.toml", text.as_str())]), now)
             .unwrap_or_else(|found| panic!("{}", found.render(false)));
         let addresses = [self.transport.v4(), self.transport.v6()];
-        let at = policy::Host { zone: "transport", addresses: &addresses };
+        let at = policy::Host::in_zone("transport", &addresses);
         policy::compile(&policy, at, &[], &policy::default_failsafes(), &mut Registry::default()).unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::policy::builtin::{BUILT_IN_PREFIXES, built_in_name};
+use crate::policy::builtin::owner_of;
 use crate::policy::model::Policy;
 use crate::policy::source::{Place, Placed};
 use crate::policy::walk::Walk;
@@ -62,7 +62,7 @@ pub(super) fn check(walk: &mut Walk, policy: &Policy) {
     all.sort();
     let mut claimed: BTreeMap<IpNet, (Place, &str)> = BTreeMap::new();
     for (place, net, zone) in all {
-        if let Some(owner) = built_in_owner(net) {
+        if let Some(owner) = owner_of(net) {
             let what = if owner == "loopback" { "always allowed" } else { "a zone of its own" };
             walk.found
                 .error(place, format!("`{net}` belongs to the built-in zone `{owner}`"))
@@ -81,13 +81,4 @@ pub(super) fn check(walk: &mut Walk, policy: &Policy) {
             claimed.insert(net, (place, zone));
         }
     }
-}
-
-/// The built-in zone whose own prefix this is, or `loopback` for anything inside it.
-fn built_in_owner(net: IpNet) -> Option<&'static str> {
-    let own = |(prefix, id): &(IpNet, _)| {
-        let name = built_in_name(*id);
-        (*prefix == net || (name == "loopback" && prefix.contains(&net))).then_some(name)
-    };
-    BUILT_IN_PREFIXES.iter().find_map(own)
 }

@@ -5,7 +5,10 @@ use segd_common::traffic::{Direction, Mode};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::canary::canary;
 use super::cidr::parse_cidr;
+use super::dns::dns_name;
+use super::guard::guard;
 use crate::policy::builtin::is_built_in;
 use crate::policy::ids::OTHER_SERVICE;
 use crate::policy::model::{Policy, Rollout, Rule, Service, ServiceRef, Test, Zone};
@@ -14,14 +17,14 @@ use crate::policy::source::{Place, Placed};
 use crate::policy::walk::{Section, Walk, in_order};
 
 /// In place of a zone: every zone.
-const ALL: &str = "all";
+pub(super) const ALL: &str = "all";
 
 const NAME: &str = "[a-z0-9][a-z0-9_.-]*, at most 63 characters";
 
-type Value<'t> = &'t Spanned<DeValue<'t>>;
+pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 
 /// Names become metric labels, file names and words of commands.
-fn good_name(walk: &mut Walk, what: &str, name: &str, place: Place) -> bool {
+pub(super) fn good_name(walk: &mut Walk, what: &str, name: &str, place: Place) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let mut bytes = name.bytes();
     let good = name.len() <= 63
@@ -45,20 +48,23 @@ pub(super) fn zones(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {
             good = false;
         }
         let head = format!("[zone.{name}]");
-        let section = Section::new(walk, head, place, table, &["description", "owner", "cidrs"], &["names"]);
+        let section =
+            Section::new(walk, head, place, table, &["description", "owner", "cidrs", "names"], &[]);
         let description = section.text(walk, "description");
         let owner = section.text(walk, "owner");
         let members = section.strings(walk, "cidrs", &format!("zone `{name}` has no members"));
-        if section.value("cidrs").is_none() {
-            let message = format!("zone `{name}` has no members: `cidrs` is missing");
+        let names = section.strings(walk, "names", &format!("zone `{name}` has no names"));
+        if section.value("cidrs").is_none() && section.value("names").is_none() {
+            let message = format!("zone `{name}` has no members: `cidrs` and `names` are missing");
             walk.found.error(place, message).help("add `cidrs = [\"10.20.0.0/16\"]`");
         }
+        let names = names.unwrap_or_default().into_iter().filter_map(|t| dns_name(walk, t)).collect();
         let cidrs = members.unwrap_or_default().iter().filter_map(|t| parse_cidr(walk, t)).collect();
         if let Some(first) = policy.zones.get(name) {
             let message = format!("zone `{name}` is defined twice");
             walk.found.conflict(place, message, first.place, "first defined here");
         } else if good {
-            policy.zones.insert(name.to_owned(), Zone { description, owner, cidrs, place });
+            policy.zones.insert(name.to_owned(), Zone { description, owner, cidrs, names, place });
         }
     }
 }
@@ -120,7 +126,7 @@ fn service_refs(
     Some(refs)
 }
 
-pub(super) fn rules(walk: &mut Walk, value: Value<'_>, policy: &mut Policy, now: Timestamp) {
+pub(super) fn rules(walk: &mut Walk, value: Value<'_>, policy: &mut Policy, now: Option<Timestamp>) {
     const KEYS: [&str; 7] = ["id", "from", "to", "services", "owner", "reason", "expires"];
     for (head, table) in walk.tables("allow", value) {
         let section = Section::new(walk, "[[allow]]", head, table, &KEYS, &[]);
@@ -129,8 +135,8 @@ pub(super) fn rules(walk: &mut Walk, value: Value<'_>, policy: &mut Policy, now:
         section.require(walk, "to", "\"ZONE\"");
         section.require(walk, "services", "[\"tcp/8443\"]");
         let id = section.string(walk, "id").filter(|id| good_name(walk, "rule", &id.value, id.place));
-        let from = zone_name(walk, &section, "from");
-        let to = zone_name(walk, &section, "to");
+        let from = end_name(walk, &section, "from");
+        let to = end_name(walk, &section, "to");
         for zone in [&from, &to].into_iter().filter(|z| z.value == "loopback") {
             let help = "remove the rule: what a host says to itself is always allowed";
             walk.found.error(zone.place, "a rule cannot name `loopback`").help(help);
@@ -139,7 +145,7 @@ pub(super) fn rules(walk: &mut Walk, value: Value<'_>, policy: &mut Policy, now:
         let owner = section.text(walk, "owner");
         let reason = section.text(walk, "reason");
         let expires = section.instant(walk, "expires");
-        if let Some(end) = expires.as_ref().filter(|e| e.value <= now) {
+        if let Some(end) = expires.as_ref().filter(|e| now.is_some_and(|now| e.value <= now)) {
             let name = id.as_ref().map_or("?", |id| &id.value);
             walk.found
                 .error(end.place, format!("rule `{name}` expired at {}", end.value))
@@ -159,21 +165,21 @@ pub(super) fn rules(walk: &mut Walk, value: Value<'_>, policy: &mut Policy, now:
     }
 }
 
-/// A zone's name, looked up later. What is missing or wrong is reported, and then the name is empty.
-fn zone_name(walk: &mut Walk, section: &Section<'_>, key: &str) -> Placed<String> {
+/// The name of a zone or workload, looked up later. What is missing or wrong is reported, and then the name is empty.
+fn end_name(walk: &mut Walk, section: &Section<'_>, key: &str) -> Placed<String> {
     let name = section.string(walk, key);
     if let Some(name) = name.as_ref().filter(|n| n.value.is_empty()) {
-        walk.found.error(name.place, format!("`{key}` is empty")).help("name a zone");
+        walk.found.error(name.place, format!("`{key}` is empty")).help("name a zone or workload");
     }
     name.unwrap_or_else(|| Placed { value: String::new(), place: section.place() })
 }
 
 pub(super) fn rollouts(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {
-    const KEYS: [&str; 5] = ["subject", "direction", "peers", "services", "mode"];
+    const KEYS: [&str; 7] = ["subject", "direction", "peers", "services", "mode", "canary", "guard"];
     const DIRECTIONS: [(&str, Option<Direction>); 3] =
         [("inbound", Some(Direction::Inbound)), ("outbound", Some(Direction::Outbound)), ("both", None)];
     for (place, table) in walk.tables("rollout", value) {
-        let section = Section::new(walk, "[[rollout]]", place, table, &KEYS, &["canary", "guard"]);
+        let section = Section::new(walk, "[[rollout]]", place, table, &KEYS, &[]);
         section.require(walk, "mode", "\"monitor\" or \"enforce\"");
         let subject = section.string(walk, "subject").filter(|s| s.value != ALL);
         if let Some(zone) = subject.as_ref().filter(|s| is_built_in(&s.value)) {
@@ -198,6 +204,8 @@ pub(super) fn rollouts(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {
             peers,
             services,
             mode: mode.unwrap_or(Mode::Monitor),
+            canary: canary(walk, &section),
+            guard: guard(walk, &section),
             place,
         });
     }
@@ -208,8 +216,8 @@ pub(super) fn tests(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {
         let section = Section::new(walk, "[[test]]", place, table, &["from", "to", "allow", "deny"], &[]);
         section.require(walk, "from", "\"ZONE\"");
         section.require(walk, "to", "\"ZONE\"");
-        let from = zone_name(walk, &section, "from");
-        let to = zone_name(walk, &section, "to");
+        let from = end_name(walk, &section, "from");
+        let to = end_name(walk, &section, "to");
         if section.value("allow").is_none() && section.value("deny").is_none() {
             walk.found
                 .error(section.place(), "[[test]] tests nothing: `allow` and `deny` are both missing")

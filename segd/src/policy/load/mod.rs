@@ -1,8 +1,12 @@
 //! Zone files into a [`Policy`], or every error in them.
 
+mod canary;
 mod cidr;
+mod dns;
+mod guard;
 mod items;
 mod names;
+mod workloads;
 
 use std::sync::Arc;
 
@@ -12,18 +16,31 @@ use toml::de::DeTable;
 use super::diagnostics::{Diagnostics, suggest};
 use super::model::Policy;
 use super::source::Sources;
-use super::walk::{Walk, in_order, not_supported};
+use super::walk::{Walk, in_order};
 
 pub(crate) use cidr::parse_cidr;
 pub(crate) use items::parse_ports;
 
-const TABLES: [&str; 5] = ["zone", "service", "allow", "rollout", "test"];
+const TABLES: [&str; 6] = ["zone", "workload", "service", "allow", "rollout", "test"];
 
 /// Merges the files into one policy. A rule that has expired at `now` is an error.
 ///
 /// # Errors
 /// All errors of all files at once; then there is no policy.
 pub fn load(sources: Sources, now: Timestamp) -> Result<Policy, Diagnostics> {
+    merge(sources, Some(now))
+}
+
+/// Merges files that were loaded before. Rules that have expired since are as good as any: they match no longer.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_stored(sources: Sources) -> Result<Policy, Diagnostics> {
+    merge(sources, None)
+}
+
+/// `now`: where what has expired by then is an error.
+fn merge(sources: Sources, now: Option<Timestamp>) -> Result<Policy, Diagnostics> {
     let sources = Arc::new(sources);
     let mut walk = Walk::new(&sources);
     let mut policy = Policy { sources: Arc::clone(&sources), ..Policy::default() };
@@ -32,11 +49,12 @@ pub fn load(sources: Sources, now: Timestamp) -> Result<Policy, Diagnostics> {
     }
     names::check(&mut walk, &policy);
     cidr::check(&mut walk, &policy);
+    dns::check(&mut walk, &policy);
     walk.found.sort();
     if walk.found.errors() == 0 { Ok(policy) } else { Err(walk.found) }
 }
 
-fn read(walk: &mut Walk, document: &DeTable<'_>, policy: &mut Policy, now: Timestamp) {
+fn read(walk: &mut Walk, document: &DeTable<'_>, policy: &mut Policy, now: Option<Timestamp>) {
     for (key, span, value) in in_order(document) {
         let place = walk.place(span);
         match key {
@@ -45,15 +63,7 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, policy: &mut Policy, now: Times
             "allow" => items::rules(walk, value, policy, now),
             "rollout" => items::rollouts(walk, value, policy),
             "test" => items::tests(walk, value, policy),
-            "workload" => match value.get_ref().as_table() {
-                Some(workloads) => {
-                    for (name, span, _) in in_order(workloads) {
-                        let place = walk.place(span);
-                        not_supported(walk, place, &format!("[workload.{name}]"), "remove the table");
-                    }
-                }
-                None => not_supported(walk, place, "`workload`", "remove it"),
-            },
+            "workload" => workloads::read(walk, value, policy),
             _ => {
                 let help = suggest(key, "valid tables", TABLES);
                 walk.found.error(place, format!("unknown table or key `{key}`")).help = help;

@@ -218,7 +218,7 @@ proptest! {
         let own: [IpAddr; 1] = [PEERS[own.index(14)].parse().unwrap()];
         let zone = format!("z{host}");
         let mut registry = Registry::default();
-        let host = Host { zone: &zone, addresses: &own };
+        let host = Host::in_zone(&zone, &own);
         let compiled = compile(&policy, host, &overrides, &failsafes, &mut registry).unwrap();
         let tables = Tables::new(&compiled, now.as_nanosecond().try_into().unwrap());
         for p in &packets {

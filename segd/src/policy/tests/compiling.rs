@@ -48,7 +48,7 @@ mode = "enforce"
 fn made(zone: &str, addresses: &[&str], overrides: &[Override]) -> (Compiled, Registry) {
     let mut registry = Registry::default();
     let addresses: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-    let host = Host { zone, addresses: &addresses };
+    let host = Host::in_zone(zone, &addresses);
     let compiled = compile(&loaded(ESTATE), host, overrides, &default_failsafes(), &mut registry).unwrap();
     (compiled, registry)
 }
@@ -186,7 +186,7 @@ fn overrides_come_first_and_stale_ones_select_nothing() {
 fn enforcing_means_towards_every_zone_on_every_port() {
     let policy = loaded(ESTATE);
     let on = |overrides: &[Override]| -> Vec<String> {
-        let rows = enforcing(&policy, "a", overrides);
+        let rows = enforcing(&policy, Host::in_zone("a", &[]), overrides);
         let rows = rows.iter().filter(|r| r.enforcing);
         rows.map(|r| format!("{} {}", r.direction, r.service)).collect()
     };
@@ -208,7 +208,7 @@ fn enforcing_means_towards_every_zone_on_every_port() {
 
 #[test]
 fn a_host_zone_must_be_defined() {
-    let host = Host { zone: "nope", addresses: &[] };
+    let host = Host::in_zone("nope", &[]);
     let error = compile(&loaded(ESTATE), host, &[], &[], &mut Registry::default()).unwrap_err();
     assert_eq!(error, CompileError::UnknownZone("nope".into()));
 }

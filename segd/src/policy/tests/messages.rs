@@ -1,5 +1,5 @@
 use super::*;
-use crate::policy::{check, default_failsafes};
+use crate::policy::{Resolved, check, default_failsafes};
 
 /// Comes before each text of the table, so that names are defined; 9 lines.
 const BASE: &str = r#"[zone.orders]
@@ -13,8 +13,6 @@ ports = ["tcp/6379"]
 
 "#;
 
-const NOW_LATER: &str = "not supported yet by this version of segd";
-
 #[test]
 fn each_kind_of_error() {
     let rule = |rest: &str| {
@@ -26,13 +24,12 @@ fn each_kind_of_error() {
         format!("[[allow]]\nid = \"r\"\nfrom = \"{from}\"\nto = \"{to}\"\nservices = [{services}]")
     };
     let zone = |cidrs: &str| format!("[zone.new]\ncidrs = [{cidrs}]");
-    let gone = "remove it; nothing is loaded while it is there";
     let table: Vec<(String, Vec<String>)> = vec![
         ("[zones.x]".into(), vec!["10:2: unknown table or key `zones` [did you mean `zone`?]".into()]),
         (
             "[zone.new]\ncidr = [\"10.3.0.0/16\"]".into(),
             vec![
-                "10:7: zone `new` has no members: `cidrs` is missing [add `cidrs = [\"10.20.0.0/16\"]`]".into(),
+                "10:7: zone `new` has no members: `cidrs` and `names` are missing [add `cidrs = [\"10.20.0.0/16\"]`]".into(),
                 "11:1: unknown key `cidr` in [zone.new] [did you mean `cidrs`?]".into(),
             ],
         ),
@@ -92,8 +89,17 @@ fn each_kind_of_error() {
             ],
         ),
         (
-            "[zone.new]\ncidrs = [\"10.3.0.0/16\"]\nnames = [\"db.example.com\"]".into(),
-            vec![format!("12:1: `names` in [zone.new] is {NOW_LATER} [{gone}]")],
+            "[zone.new]\nnames = [\"db.example.com\", \"a b\", \"*.example.com\", \"10.1.1.1\", \"DB.example.com.\"]".into(),
+            vec![
+                "11:28: `a b` is not a DNS name [write it like `wms-db.example.com`]".into(),
+                "11:35: `*.example.com` is not a DNS name [name each host: segd cannot ask for all of a domain]".into(),
+                "11:52: `10.1.1.1` is an address, not a name [put `10.1.1.1/32` into `cidrs`]".into(),
+                "11:64: zone `new` has the name `db.example.com` twice [leave it there once]".into(),
+            ],
+        ),
+        (
+            "[zone.new]\nnames = [\"db.example.com\"]\n[zone.other]\nnames = [\"db.example.com\"]".into(),
+            vec!["13:10: zones `new` and `other` both have the name `db.example.com` [leave it in one zone]".into()],
         ),
         (
             "[zone.New]\ncidrs = [\"10.3.0.0/16\"]".into(),
@@ -124,14 +130,10 @@ fn each_kind_of_error() {
             ],
         ),
         (
-            "[workload.bot]\nzone = \"orders\"\nunit = \"bot.service\"".into(),
-            vec![format!("10:11: [workload.bot] is {NOW_LATER} [remove the table; nothing is loaded while it is there]")],
-        ),
-        (
             with("order", "unknwon", "\"postgres\""),
             vec![
-                "12:8: unknown zone `order` [did you mean `orders`?]".into(),
-                "13:6: unknown zone `unknwon` [did you mean `unknown`?]".into(),
+                "12:8: unknown zone or workload `order` [did you mean `orders`?]".into(),
+                "13:6: unknown zone or workload `unknwon` [did you mean `unknown`?]".into(),
             ],
         ),
         (
@@ -193,12 +195,25 @@ fn each_kind_of_error() {
             vec!["10:1: `allow` must be a list of tables, not a table [begin each one with `[[allow]]`]".into()],
         ),
         (
-            "[[rollout]]\nsubject = \"unknown\"\ndirection = \"in\"\nmode = \"enforced\"\ncanary = { percent = 10 }".into(),
+            "[[rollout]]\nsubject = \"unknown\"\ndirection = \"in\"\nmode = \"enforced\"\ncanary = { percent = 101, hosts = [\"a b\"], peers = \"10.0.0.1/8\", ports = 1 }".into(),
             vec![
                 "11:11: no host is in the built-in zone `unknown` [name it under `peers`]".into(),
                 "12:13: `in` is not a valid `direction` [write one of `inbound`, `outbound`, `both`]".into(),
                 "13:8: `enforced` is not a valid `mode` [write one of `monitor`, `enforce`]".into(),
-                format!("14:1: `canary` in [[rollout]] is {NOW_LATER} [{gone}]"),
+                "14:22: `percent` must be from 0 to 100".into(),
+                "14:36: `a b` is not the name of a host [write it as the host calls itself, `*` for any characters: \
+                 `orders-db-*`]"
+                    .into(),
+                "14:52: `10.0.0.1/8` has host bits set [write `10.0.0.0/8`, or `10.0.0.1/32` for this one address]".into(),
+                "14:66: unknown key `ports` in `canary` [valid keys: `percent`, `hosts`, `peers`]".into(),
+            ],
+        ),
+        (
+            "[[rollout]]\nmode = \"enforce\"\ncanary = {}".into(),
+            vec![
+                "12:10: the canary is of nothing [write `{ percent = 10 }`, `{ hosts = [\"NAME\"] }` or `{ peers = \
+                 \"10.20.4.0/24\" }`]"
+                    .into(),
             ],
         ),
         (
@@ -206,7 +221,23 @@ fn each_kind_of_error() {
             vec![
                 "10:1: [[rollout]] is missing `mode` [add `mode = \"monitor\" or \"enforce\"`]".into(),
                 "11:9: the rollout selects nothing: `peers` is empty".into(),
-                format!("12:1: `guard` in [[rollout]] is {NOW_LATER} [{gone}]"),
+                "12:9: the guard watches nothing [add `max_denied_per_minute`, `probe` or `max_cut`]".into(),
+            ],
+        ),
+        (
+            "[[rollout]]\nmode = \"enforce\"\nguard = { max_denied_per_minute = -1, probe = \"tcp://x\", window = \"soon\" }".into(),
+            vec![
+                "12:35: `max_denied_per_minute` must be from 0 to 4294967294".into(),
+                "12:47: `tcp://x` names no host and port [write it like `tcp://127.0.0.1:5432`]".into(),
+                "12:67: `soon` is not a time that something can take [write it like `10m`, `90s` or `1h 30m`]".into(),
+            ],
+        ),
+        (
+            "[[rollout]]\nmode = \"enforce\"\nguard = { probe = [\"a\"], probe_timeout = \"10m\" }".into(),
+            vec![
+                "12:9: the guard's probe may take as long as the guard watches [make `probe_timeout` shorter, or \
+                 `window` longer]"
+                    .into(),
             ],
         ),
         (
@@ -247,7 +278,7 @@ fn all_errors_of_all_files_in_one_run() {
             "b.toml:3:1: error: missing comma between array elements, expected `,` [look for a bracket or quote before it that is not closed]",
             "c.toml:1:7: error: zone `orders` is defined twice",
             "c.toml:2:9: error: zone `orders` has no members: `cidrs` is empty",
-            "c.toml:4:8: error: unknown zone `d` [did you mean `c`? Or correct a.toml, b.toml first, where it may be defined]",
+            "c.toml:4:8: error: unknown zone or workload `d` [did you mean `c`? Or correct a.toml, b.toml first, where it may be defined]",
             "c.toml:6:10: error: unknown service `y` [did you mean `x`? Or correct a.toml, b.toml first, where it may be defined]",
         ]
     );
@@ -331,7 +362,7 @@ deny = ["tcp/20-30", "udp/*", "icmp"]
     );
     let policy = loaded(&text);
     assert_eq!(
-        lines(&check(&policy, &default_failsafes(), now())),
+        lines(&check(&policy, &default_failsafes(), &Resolved::new(), now())),
         [
             "zones.toml:7:10: warning: nothing uses service `redis` [it still labels its ports; remove it if that is not wanted]",
             "zones.toml:10:7: warning: no rule names zone `lonely` [its hosts may talk to no other host once they enforce; add [[allow]] rules]",

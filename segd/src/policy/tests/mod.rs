@@ -1,10 +1,14 @@
 //! The policy as a whole: files in, verdicts and messages out.
 
 mod agreement;
+mod canaries;
 mod compiling;
 mod examples;
+mod exceptions;
 mod messages;
 mod naive;
+mod names;
+mod workloads;
 
 use jiff::Timestamp;
 
