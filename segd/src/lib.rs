@@ -6,6 +6,8 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 mod http;
+pub mod names;
 pub mod policy;
 pub mod rollout;
+mod state;
 pub mod telemetry;

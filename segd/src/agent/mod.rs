@@ -3,7 +3,6 @@
 
 mod core;
 mod events;
-mod state;
 mod view;
 
 use std::path::PathBuf;
@@ -23,6 +22,7 @@ pub use state::StateError;
 use crate::config::{self, Config, ConfigError, SinkTarget};
 use crate::control::{self, ControlSocket};
 use crate::datapath::{self, Datapath, Place, host};
+use crate::state;
 use crate::telemetry::exporter::{self, Exporter};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::ProcFs;

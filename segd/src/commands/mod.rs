@@ -1,6 +1,7 @@
 //! The command line: one file a command. Each reads its arguments, asks the agent or the files, and prints.
 
 mod apply;
+mod audit;
 mod check;
 mod completions;
 mod detach;
@@ -35,6 +36,9 @@ const NO_AGENT: u8 = 3;
 /// Where programs and tables are pinned unless told otherwise.
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/segd";
 
+/// Where the agent keeps what must outlive it unless told otherwise.
+const DEFAULT_STATE_DIR: &str = "/var/lib/segd";
+
 /// Zone-to-zone allowlists for the east-west traffic of this host, enforced in the kernel.
 #[derive(Debug, Parser)]
 #[command(name = "segd", version, after_help = EXIT_CODES, max_term_width = 100)]
@@ -59,6 +63,8 @@ enum Command {
     Mode(mode::Set),
     /// Show recent flows, or follow them live
     Flows(flows::Flows),
+    /// Show who changed what, when and why, and prove that nobody edited it since
+    Audit(audit::Audit),
     /// Tell what this host can do for segd, and what is in the way
     Doctor(doctor::Doctor),
     /// Take every program and pin of segd off this host, whether the agent runs or not
@@ -132,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Apply(apply) => on_runtime(apply.run()),
         Command::Mode(set) => on_runtime(set.run()),
         Command::Flows(flows) => on_runtime(flows.run()),
+        Command::Audit(audit) => audit.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Detach(detach) => on_runtime(detach.run()),
         Command::Completions(completions) => completions.run(),

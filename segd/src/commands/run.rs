@@ -21,7 +21,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "DIR", default_value = super::DEFAULT_BPFFS)]
     bpffs: PathBuf,
     /// What must outlive the agent
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/segd")]
+    #[arg(long, value_name = "DIR", default_value = super::DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
     /// Where the control socket is
     #[arg(long, value_name = "DIR", env = "SEGD_RUN_DIR", default_value = "/run/segd")]

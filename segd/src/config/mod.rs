@@ -1,7 +1,8 @@
 //! `segd.toml`: how the agent on this host runs. What traffic is allowed is in the zone files, not here.
 
+mod names;
 mod parse;
-mod units;
+pub(crate) mod units;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,6 +14,8 @@ use segd_common::traffic::Verdict;
 use crate::policy::diagnostics::Diagnostics;
 use crate::policy::failsafe::{Failsafe, default_failsafes};
 use crate::policy::source::{ReadError, Sources};
+
+pub use names::NamesConfig;
 
 /// Where the agent looks for its configuration.
 pub const DEFAULT_PATH: &str = "/etc/segd/segd.toml";
@@ -36,6 +39,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// `[control] group`: whose members may use the control socket beside root.
     pub control_group: String,
+    /// `[names]`.
+    pub names: NamesConfig,
 }
 
 /// `[host]`.
@@ -98,6 +103,7 @@ impl Default for Config {
             metrics_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_METRICS_PORT)),
             sinks: Vec::new(),
             control_group: "segd".to_owned(),
+            names: NamesConfig::default(),
         }
     }
 }

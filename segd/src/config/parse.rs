@@ -8,16 +8,17 @@ use segd_common::traffic::{Direction, Verdict, protocol};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, HostConfig, Rotate, Sink, SinkTarget, units};
+use super::{Config, HostConfig, Rotate, Sink, SinkTarget, names, units};
 use crate::policy::diagnostics::{Diagnostics, suggest};
 use crate::policy::failsafe::{Failsafe, check_ports};
 use crate::policy::load::{parse_cidr, parse_ports};
 use crate::policy::source::{Placed, Sources};
 use crate::policy::walk::{Section, Walk, in_order, not_supported};
 
-const TABLES: [&str; 7] = ["host", "policy", "enforcement", "failsafe", "metrics", "sink", "control"];
+const TABLES: [&str; 8] =
+    ["host", "policy", "enforcement", "failsafe", "metrics", "sink", "control", "names"];
 
-type Value<'t> = &'t Spanned<DeValue<'t>>;
+pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 
 pub(super) fn parse(sources: Sources) -> Result<Config, Diagnostics> {
     let sources = Arc::new(sources);
@@ -73,6 +74,7 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, config: &mut Config) {
                     config.control_group = group;
                 }
             }
+            "names" => names::read(walk, value, &mut config.names),
             _ => {
                 let help = suggest(key, "valid tables", TABLES);
                 walk.found.error(place, format!("unknown table or key `{key}`")).help = help;
@@ -81,7 +83,7 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, config: &mut Config) {
     }
 }
 
-fn table<'t>(
+pub(super) fn table<'t>(
     walk: &mut Walk,
     name: &str,
     value: Value<'t>,
@@ -213,7 +215,7 @@ fn rotate(walk: &mut Walk, section: &Section<'_>) -> Rotate {
     rotate
 }
 
-fn unit<T>(
+pub(super) fn unit<T>(
     walk: &mut Walk,
     section: &Section<'_>,
     key: &str,

@@ -33,6 +33,12 @@ type = "stdout"
 
 [control]
 group = "wheel"
+
+[names]
+servers = ["10.0.0.53", "127.0.0.1:5353", "[2001:db8::53]:53"]
+min_ttl = "10s"
+max_ttl = "2h"
+timeout = "3s"
 "#;
 
 #[test]
@@ -62,6 +68,14 @@ fn every_key() {
                 Sink { target: SinkTarget::Stdout, verdicts: Verdict::ALL.to_vec() },
             ],
             control_group: "wheel".into(),
+            names: NamesConfig {
+                servers: ["10.0.0.53:53", "127.0.0.1:5353", "[2001:db8::53]:53"]
+                    .map(|text| text.parse().unwrap())
+                    .into(),
+                min_ttl: Duration::from_secs(10),
+                max_ttl: Duration::from_secs(7200),
+                timeout: Duration::from_secs(3),
+            },
         }
     );
 }
@@ -116,6 +130,11 @@ rotate = { size = "64mb", age = "soon", keep = -1, keeep = 3 }
 [[sink]]
 type = "stdout"
 path = "/tmp/x"
+[names]
+servers = ["dns.example.com"]
+min_ttl = "2h"
+timeout = "10m"
+ttl = "1s"
 "#;
     let found = parse("segd.toml", text).unwrap_err();
     let lines: Vec<String> =
@@ -139,6 +158,10 @@ path = "/tmp/x"
             "21:48: `keep` must be from 0 to 10000",
             "21:52: unknown key `keeep` in [rotate]",
             "24:8: `path` has no meaning for a sink of type `stdout`",
+            "26:12: `dns.example.com` is not an address, or an address and port",
+            "27:11: `min_ttl` is more than `max_ttl`",
+            "28:11: `10m` is not a valid `timeout`",
+            "29:1: unknown key `ttl` in [names]",
         ]
     );
 }

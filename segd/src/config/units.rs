@@ -1,6 +1,6 @@
 //! Sizes and durations as people write them.
 
-pub(super) use crate::policy::duration::duration;
+pub(crate) use crate::policy::duration::duration;
 
 /// `64MiB`, `10 GB`, `1048576`: bytes. Without `i` a unit is a power of 1000.
 pub(super) fn size(text: &str) -> Option<u64> {

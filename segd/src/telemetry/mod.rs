@@ -16,7 +16,7 @@ pub mod process;
 pub mod protocol;
 pub mod record;
 pub mod sink;
-mod text;
+pub(crate) mod text;
 
 pub use collector::Collector;
 pub use filter::Filter;

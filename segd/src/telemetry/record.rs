@@ -242,7 +242,8 @@ impl Process {
     }
 }
 
-fn microseconds<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+/// RFC 3339, UTC, microseconds.
+pub(crate) fn microseconds<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{time:.6}"))
 }
 

@@ -22,8 +22,8 @@ pub(crate) use crate::setup::probe::find;
 /// Install what building and testing segd needs, and this machine lacks.
 ///
 /// That is: a Rust compiler for the BPF target and bpf-linker with the matching LLVM; for tests iproute2, PostgreSQL,
-/// Redis, nginx and curl, whose services are neither started nor enabled; with --vm QEMU, busybox and cpio. `run`,
-/// `demo`, `test`, `bench` (which needs nftables) and `vm` call this by themselves.
+/// Redis, nginx, curl and dnsmasq, whose services are neither started nor enabled; with --vm QEMU, busybox and cpio.
+/// `run`, `demo`, `test`, `bench` (which needs nftables) and `vm` call this by themselves.
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
     /// Only say what is missing and what would be done.
@@ -56,13 +56,14 @@ impl Purpose {
     /// What it takes besides a compiler and a linker for the BPF programs.
     fn tools(self) -> &'static [Piece] {
         /// Each purpose of these needs what the one before it needs, and more.
-        const TOOLS: [Piece; 8] = [
+        const TOOLS: [Piece; 9] = [
             Piece::Cc,
             Piece::Iproute2,
             Piece::Postgres,
             Piece::Redis,
             Piece::Nginx,
             Piece::Curl,
+            Piece::Dnsmasq,
             Piece::Rustfmt,
             Piece::Clippy,
         ];

@@ -28,6 +28,8 @@ pub(crate) enum Piece {
     Nginx,
     /// curl.
     Curl,
+    /// dnsmasq.
+    Dnsmasq,
     /// nft.
     Nftables,
     /// QEMU for x86-64.
@@ -49,6 +51,7 @@ impl Piece {
             Self::Redis => &["redis-server"],
             Self::Nginx => &["nginx"],
             Self::Curl => &["curl"],
+            Self::Dnsmasq => &["dnsmasq-base"],
             Self::Nftables => &["nftables"],
             Self::Qemu => &["qemu-system-x86"],
             Self::Busybox => &["busybox-static"],
@@ -103,6 +106,7 @@ impl Display for Piece {
             Self::Redis => "Redis, a server in the lab",
             Self::Nginx => "nginx, a server in the lab",
             Self::Curl => "curl, a client in the lab",
+            Self::Dnsmasq => "dnsmasq, a DNS server for tests",
             Self::Nftables => "nftables (nft), which segd is measured against",
             Self::Qemu => "QEMU, which emulates a machine for another kernel",
             Self::Busybox => "busybox without libraries, the system in that machine",

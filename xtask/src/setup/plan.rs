@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(steps(&fresh(), Purpose::Build), [format!("{APT} {compiler}"), LINKER.into()]);
         assert_eq!(
             steps(&fresh(), Purpose::Test),
-            [format!("{APT} {compiler} postgresql redis-server nginx curl"), LINKER.into()]
+            [format!("{APT} {compiler} postgresql redis-server nginx curl dnsmasq-base"), LINKER.into()]
         );
     }
 
@@ -301,8 +301,7 @@ mod tests {
     fn a_minimal_toolchain_gets_its_linters_for_tests_only() {
         let machine = Machine {
             prebuilt_object: true,
-            tools: [Piece::Cc, Piece::Iproute2, Piece::Postgres, Piece::Redis, Piece::Nginx, Piece::Curl]
-                .into(),
+            tools: Purpose::Demo.tools().iter().copied().chain([Piece::Dnsmasq]).collect(),
             ..fresh()
         };
         assert_eq!(steps(&machine, Purpose::Build), [""; 0]);

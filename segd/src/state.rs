@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 /// The agent's directory for what outlives it.
 #[derive(Clone, Debug)]
-pub(super) struct StateDir(PathBuf);
+pub(crate) struct StateDir(PathBuf);
 
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -37,18 +37,18 @@ pub enum StateError {
 
 impl StateError {
     /// Whether more privilege would help.
-    pub(super) fn is_permission(&self) -> bool {
+    pub(crate) fn is_permission(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     move |source| StateError::Io { action, path: path.to_owned(), source }
 }
 
 impl StateDir {
     /// Opens the directory, makes it if it is missing, and makes sure that files can be written there.
-    pub(super) fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o750)
@@ -62,7 +62,7 @@ impl StateDir {
     }
 
     /// What was saved under a name; `None` if nothing was.
-    pub(super) fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+    pub(crate) fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.0.join(name);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -73,17 +73,43 @@ impl StateDir {
     }
 
     /// Saves under a name. After a crash at any moment the file holds the old value or the new one.
-    pub(super) fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+    pub(crate) fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
         let path = self.0.join(name);
         let hidden = self.0.join(format!(".{name}.new"));
         let text = serde_json::to_vec_pretty(value)
             .map_err(|source| StateError::Damaged { path: path.clone(), source })?;
         write(&hidden, &text).map_err(failed("write", &hidden))?;
         fs::rename(&hidden, &path).map_err(failed("replace", &path))?;
+        self.sync()
+    }
+
+    /// Names of the files.
+    pub(crate) fn names(&self) -> Result<Vec<String>, StateError> {
+        let list = || -> io::Result<Vec<String>> {
+            let entries = fs::read_dir(&self.0)?.collect::<io::Result<Vec<_>>>()?;
+            Ok(entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        };
+        list().map_err(failed("list", &self.0))
+    }
+
+    /// Removes a file.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.0.join(name);
+        fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+
+    /// Makes lasting which files there are.
+    pub(crate) fn sync(&self) -> Result<(), StateError> {
         File::open(&self.0).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.0))
+    }
+
+    /// Where a file of that name is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 
+/// Replaces what a file holds; a link is not followed.
 fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
