@@ -52,6 +52,16 @@ impl Addr {
         [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7]
     }
 
+    /// Whether it is in 127.0.0.0/8 or `::1`, which no packet on a wire has (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        match self.as_v4() {
+            Some([first, ..]) => first == 127,
+            None => self.0[0] == 0 && self.0[1] == 1_u64.to_be(),
+        }
+    }
+
     /// The four bytes of an IPv4 address, in network order; `None` for IPv6.
     #[inline(always)]
     #[must_use]

@@ -5,8 +5,8 @@ use crate::id::{Generation, RuleId, ServiceId, SubjectId, ZoneId};
 #[cfg(doc)]
 use crate::table::Subject;
 
-/// Who made a socket. All zero for one older than the agent; `pid` zero and the rest but `comm` set, once a packet told
-/// whose such a socket is.
+/// Who made a socket; of one older than the agent, who had it open. All zero if that is not known; `pid` and `comm` zero,
+/// if only the socket itself could tell.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Owner {
@@ -128,7 +128,13 @@ pub struct Socket {
     pub last: FlowKey,
     /// What it is decided as.
     pub subject: Resolved,
+    /// The ids of its cgroup's ancestors (or its own) at the levels from 0, the root's, on; 0: beyond its own level. All
+    /// zero: not known. They outlive the directories.
+    pub ancestors: [u64; LEVELS],
 }
+
+/// Levels of the cgroup tree that a socket remembers.
+pub const LEVELS: usize = 8;
 
 /// What a socket is decided as: found once for each generation.
 #[repr(C)]
@@ -170,6 +176,24 @@ impl Resolved {
         let [_, _, low, high, ..] = word.to_le_bytes();
         SubjectId(u16::from_le_bytes([low, high]))
     }
+}
+
+/// What the agent found out of a socket older than the programs, until they see its first packet.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seed {
+    /// Who has it open; its pid is 0 if that is not known.
+    pub owner: Owner,
+    /// The other side, if it has one.
+    pub peer: Addr,
+    /// Host byte order.
+    pub peer_port: u16,
+    /// IP protocol number of its flow; 0: it has none, as it is a listener or not connected.
+    pub protocol: u8,
+    /// Who began the flow: a [`Direction`](crate::traffic::Direction).
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 4],
 }
 
 /// Key of the table of flows that belong to no connected socket.
@@ -268,8 +292,9 @@ mod tests {
         assert_eq!(size_of::<Owner>(), 32);
         assert_eq!(size_of::<Flow>(), 2 * 16 + 7 * 8 + 3 * 4 + 5 * 2 + 5 + 5);
         let parts = size_of::<Owner>() + size_of::<Flow>() + size_of::<FlowKey>() + size_of::<Resolved>();
-        assert_eq!((size_of::<Resolved>(), size_of::<Socket>()), (24, parts));
+        assert_eq!((size_of::<Resolved>(), size_of::<Socket>()), (24, parts + 8 * LEVELS));
         assert_eq!(size_of::<FlowKey>(), 24);
+        assert_eq!(size_of::<Seed>(), size_of::<Owner>() + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<DenialKey>(), 24);
         assert_eq!(size_of::<Denial>(), 16 + size_of::<OwnedFlow>());
     }

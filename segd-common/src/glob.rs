@@ -3,11 +3,14 @@
 
 use crate::table::Pattern;
 
-/// Bytes of a path that are looked at; a longer one is matched by its beginning.
+/// Bytes of a path that are looked at, with a NUL behind it; a longer one is matched by its beginning.
 pub const PATH_BYTES: usize = 512;
 
 /// Most steps that are taken for one pattern and path. Far beyond what any pattern without dozens of `/` can take.
 pub const STEPS: u32 = 1 << 17;
+
+/// Bytes of `.slice`, in which the names of cgroups end that systemd puts units into.
+const SLICE: u32 = 6;
 
 /// In place of a number of bytes: none.
 const NONE: u32 = u32::MAX;
@@ -25,6 +28,8 @@ pub struct Matching {
     text: u32,
     /// What of the path was looked at for places to begin.
     sought: u32,
+    /// How many bytes of `.slice` end what was looked at.
+    slice_tail: u32,
     /// The first byte of the path that the last `*` has not taken.
     star_at: u32,
     /// The byte of the text behind the last `*`; [`NONE`]: there was none.
@@ -39,7 +44,7 @@ impl Matching {
     #[must_use]
     pub const fn new(pattern: &Pattern) -> Self {
         let text = if pattern.anywhere == 0 { 0 } else { NONE };
-        Self { at: 0, text, sought: 0, star_at: 0, star_text: NONE, matched: 0 }
+        Self { at: 0, text, sought: 0, slice_tail: 0, star_at: 0, star_text: NONE, matched: 0 }
     }
 
     /// How many bytes of the path, from its beginning, are the path of the cgroup or ancestor that matches; of several
@@ -62,9 +67,15 @@ impl Matching {
                 return false;
             };
             self.sought += 1;
-            if byte == b'/' {
-                (self.at, self.text, self.star_text) = (self.sought, 0, NONE);
+            if byte != b'/' {
+                self.slice_tail = slice_tail(self.slice_tail, byte);
+                return true;
             }
+            if self.sought > 1 && self.slice_tail != SLICE {
+                return false;
+            }
+            self.slice_tail = 0;
+            (self.at, self.text, self.star_text) = (self.sought, 0, NONE);
             return true;
         }
         let byte = byte_at(self.at);
@@ -104,13 +115,27 @@ impl Matching {
     }
 }
 
+/// How much of `.slice` a name ends in with this byte, if it ended in `tail` bytes of it before.
+#[inline(always)]
+const fn slice_tail(tail: u32, byte: u8) -> u32 {
+    match (tail, byte) {
+        (_, b'.') => 1,
+        (1, b's') => 2,
+        (2, b'l') => 3,
+        (3, b'i') => 4,
+        (4, b'c') => 5,
+        (5, b'e') => SLICE,
+        _ => 0,
+    }
+}
+
 /// [`Matching::matched`] of a path.
 #[cfg(any(test, feature = "user"))]
 #[must_use]
 pub fn matched(pattern: &Pattern, path: &[u8]) -> u32 {
     let mut bytes = [0; PATH_BYTES];
     let mut len = 0;
-    for (to, from) in bytes.iter_mut().zip(path) {
+    for (to, from) in bytes.iter_mut().zip(path).take(PATH_BYTES - 1) {
         *to = *from;
         len += 1;
     }
@@ -191,9 +216,16 @@ mod tests {
             ("web@*.service", "/s.slice/s-web.slice/web@7.service/x", "/s.slice/s-web.slice/web@7.service"),
             ("web@*.service", "/s.slice/web@.service", "/s.slice/web@.service"),
             ("web@*.service", "/web@a/b.service", ""),
-            ("a", "/a/b/a/c", "/a/b/a"),
-            ("a/b", "/a/a/b/b", "/a/a/b"),
-            ("*", "/a/b", "/a/b"),
+            ("a", "/a/b/a/c", "/a"),
+            ("a", "/b/a", ""),
+            ("a", "/.slice/a", "/.slice/a"),
+            ("a", "/slice/a", ""),
+            ("a.slice", "/a.slice/a.slice/b/a.slice", "/a.slice/a.slice"),
+            ("a.service", "/user.slice/user@7.service/app.slice/a.service", ""),
+            ("a.service", "/system.slice/docker-1.scope/system.slice/a.service", ""),
+            ("a/b", "/x.slice/a/b/b", "/x.slice/a/b"),
+            ("*", "/a/b", "/a"),
+            ("*", "/a.slice/b", "/a.slice/b"),
             ("", "/a", ""),
         ] {
             assert_eq!(part(text, true, path), wanted, "{text} {path}");
@@ -208,7 +240,9 @@ mod tests {
         let also_app = pattern("/*/*/app.service", false);
         let all = [slice, user, app, also_app];
         let best = |path: &str| best(&all, path.as_bytes()).copied();
-        assert_eq!(best("/user.slice/user@1000.service/app.service/sub"), Some(app));
+        assert_eq!(best("/user.slice/user@1000.service/app.service/sub"), Some(also_app));
+        assert_eq!(best("/user.slice/user@1000.service/a/app.service"), Some(user));
+        assert_eq!(best("/user.slice/app.service/sub"), Some(app));
         assert_eq!(best("/user.slice/user@1000.service/init.scope"), Some(user));
         assert_eq!(best("/user.slice/x"), Some(slice));
         assert_eq!(best("/system.slice/app.service"), Some(app));
@@ -220,7 +254,7 @@ mod tests {
         let mut path = String::from("/a/");
         path.push_str(&"x".repeat(600));
         assert_eq!(part("/a", false, &path), "/a");
-        assert_eq!(matched(&pattern("/a/*", false), path.as_bytes()) as usize, PATH_BYTES);
+        assert_eq!(matched(&pattern("/a/*", false), path.as_bytes()) as usize, PATH_BYTES - 1);
     }
 
     /// Whether a text is a part of a path between two `/`, byte by byte and with every way for a `*` tried.
@@ -238,7 +272,9 @@ mod tests {
 
     fn naively_matched(text: &str, anywhere: bool, path: &str) -> usize {
         let slashes = || path.match_indices('/').map(|(at, _)| at);
-        let begins: Vec<usize> = if anywhere { slashes().map(|at| at + 1).collect() } else { [0].into() };
+        let in_slices = |at: &usize| path[..*at].split('/').skip(1).all(|name| name.ends_with(".slice"));
+        let begins: Vec<usize> =
+            if anywhere { slashes().filter(in_slices).map(|at| at + 1).collect() } else { [0].into() };
         let ends = slashes().chain([path.len()]);
         let matches = |end: usize| {
             begins.iter().any(|b| *b <= end && naive(text.as_bytes(), &path.as_bytes()[*b..end]))
@@ -252,7 +288,7 @@ mod tests {
         fn as_naively(
             text in "[ab*]{1,3}(/[ab*]{1,3}){0,2}",
             anywhere: bool,
-            path in "(/[ab]{1,5}){1,4}",
+            path in "(/[ab]{1,5}(\\.slice)?){1,4}",
         ) {
             let text = if anywhere { text } else { ["/", &text].concat() };
             let wanted = naively_matched(&text, anywhere, &path);

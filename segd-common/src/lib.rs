@@ -46,6 +46,7 @@ mod pod {
         crate::flow::Flow,
         crate::flow::FlowKey,
         crate::flow::OwnedFlow,
+        crate::flow::Seed,
         crate::flow::Socket,
         crate::id::ServiceId,
         crate::id::ZoneId,

@@ -50,6 +50,8 @@ pub struct Unreadable {
 
 /// TCP's SYN flag.
 pub const TCP_SYN: u8 = 0x02;
+/// TCP's RST flag.
+pub const TCP_RST: u8 = 0x04;
 /// TCP's ACK flag.
 pub const TCP_ACK: u8 = 0x10;
 

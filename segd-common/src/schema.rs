@@ -25,12 +25,19 @@ pub const SERVICES: &str = "SERVICES";
 pub const FAILSAFES: &str = "FAILSAFES";
 /// `PATTERNS`: per slot a hash from a number, from 0 on, to [`Pattern`](crate::table::Pattern).
 pub const PATTERNS: &str = "PATTERNS";
-/// `WORKLOADS`: per slot a hash from a cgroup's id to its workload's [`Subject`](crate::table::Subject).
+/// `WORKLOADS`: per slot a hash from a cgroup's id to its workload's [`Subject`](crate::table::Subject). The kernel puts a
+/// cgroup in if a pattern matches its own path and not only an ancestor's, so that who may make cgroups below a workload's
+/// does not fill the table. Each workload stands in it under [`Subject::key`](crate::table::Subject::key), too.
 pub const WORKLOADS: &str = "WORKLOADS";
+/// `ENDED`: LRU from the id of a removed cgroup that stood in `WORKLOADS` to its workload's
+/// [`SubjectId`](crate::id::SubjectId): its sockets may live on.
+pub const ENDED: &str = "ENDED";
 /// `USERS`: per slot a hash from a user's id to its workload's [`Subject`](crate::table::Subject).
 pub const USERS: &str = "USERS";
 /// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket).
 pub const SOCKETS: &str = "SOCKETS";
+/// `SEEDS`: hash from SO_COOKIE to [`Seed`](crate::flow::Seed), of sockets older than the programs.
+pub const SEEDS: &str = "SEEDS";
 /// `FLOWS_OUT`: LRU from [`FlowKey`](crate::flow::FlowKey) to [`OwnedFlow`](crate::flow::OwnedFlow), of the flows
 /// that this host began. Apart from those that peers began, so that a flood cannot crowd them out.
 pub const FLOWS_OUT: &str = "FLOWS_OUT";
@@ -51,12 +58,18 @@ pub const LOSSES: &str = "LOSSES";
 /// `EVENTS`: ring buffer of [`Event`](crate::event::Event)s.
 pub const EVENTS: &str = "EVENTS";
 
+/// Patterns that a slot of `PATTERNS` is searched for.
+pub const MAX_PATTERNS: u32 = 4096;
 /// Cgroups that a slot of `WORKLOADS` has room for.
-pub const WORKLOAD_CGROUPS: u32 = 16_384;
+pub const WORKLOAD_CGROUPS: u32 = 65_536;
+/// Entries of `ENDED`.
+pub const ENDED_CGROUPS: u32 = 8192;
 /// Places in `COUNTERS`.
 pub const COUNTER_PLACES: u32 = 8192;
 /// Entries of `FLOWS_OUT`, and of `FLOWS_IN`.
 pub const FLOW_ENTRIES: u32 = 32_768;
+/// Entries of `SEEDS`.
+pub const SEED_ENTRIES: u32 = 65_536;
 /// Entries of `DENIALS`.
 pub const DENIAL_ENTRIES: u32 = 8192;
 /// Bytes of `EVENTS`.

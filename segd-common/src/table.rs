@@ -190,6 +190,22 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// The key under which a workload itself stands in the table of cgroups, beside its cgroups: no cgroup has this id,
+    /// as inodes count up from 1.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key(id: SubjectId) -> u64 {
+        u64::MAX - id.0 as u64
+    }
+
+    /// Whether a key of the table of cgroups is a workload's own.
+    #[must_use]
+    pub const fn is_key(key: u64) -> bool {
+        key >= Self::key(SubjectId(u16::MAX))
+    }
+}
+
 /// Bytes of a [`Pattern`]'s text.
 pub const PATTERN_BYTES: usize = 112;
 
@@ -206,8 +222,9 @@ pub struct Pattern {
     pub subject: Subject,
     /// Number of bytes of `text`.
     pub len: u8,
-    /// 1: the text may begin behind any `/` of the path, as the name of a systemd unit does; else 0, and the text
-    /// begins with the path.
+    /// 1: the text is the name of a systemd unit and begins behind the first `/` of the path or one whose names before
+    /// it all end in `.slice`, for there the service manager of the host keeps its units; below a unit, who has it
+    /// delegated may take any name. 0: the text begins with the path.
     pub anywhere: u8,
     /// Zero.
     pub pad: [u8; 6],

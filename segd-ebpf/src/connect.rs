@@ -81,7 +81,7 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
         let request = if case.protocol == protocol::ICMP { 8 << 8 } else { 128 << 8 };
         (case.local_port, case.peer_port) = (request, request);
     }
-    sock::adopt(socket);
+    sock::adopt(ctx.as_ptr(), socket);
     subject::resolve(socket, case);
     let ctx = ctx.as_ptr();
     flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());

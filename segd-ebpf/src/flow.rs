@@ -9,7 +9,7 @@ use core::ptr::write_volatile;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use segd_common::counter::{Loss, OVERFLOW};
-use segd_common::flow::{CLOSED, Flow, FlowKey, IDLE_NS, OPENED, OwnedFlow, Owner, Socket};
+use segd_common::flow::{CLOSED, Flow, FlowKey, IDLE_NS, OPENED, OwnedFlow, Owner};
 use segd_common::id::{Generation, RuleId};
 use segd_common::table::KEEP_REVOKED;
 use segd_common::traffic::{Direction, Reason, Verdict};
@@ -139,8 +139,8 @@ fn keep(case: &mut Case) {
     }
 }
 
-/// A connection older than the agent goes on: cutting it would punish the host for installing segd. Who began
-/// it is not known; the lower port is taken for the server's.
+/// A connection older than the programs goes on of which user space found nothing (see `seed`): who began it is not
+/// known; the lower port is taken for the server's.
 #[inline(always)]
 pub(crate) fn preexisting(case: &mut Case) {
     case.verdict = Verdict::Allowed;
@@ -169,7 +169,7 @@ pub(crate) fn close(ctx: Context, flow: &mut Flow, owner: &Owner, measured: Meas
 /// Judges a datagram that belongs to no connected socket: by its flow if there is one, whoever began it;
 /// else as the first of a new one.
 #[inline(never)]
-pub(crate) fn datagram(ctx: Context, case: &mut Case, socket: &Socket) -> bool {
+pub(crate) fn datagram(ctx: Context, case: &mut Case, owner: &Owner) -> bool {
     if let Some(owned) = find(ctx, case) {
         let passes = follow(ctx, case, &mut owned.flow, &owned.owner);
         if !passes {
@@ -186,11 +186,11 @@ pub(crate) fn datagram(ctx: Context, case: &mut Case, socket: &Socket) -> bool {
             true
         }
         _ if !case.verdict.passes() => {
-            tell::refuse(case, &socket.owner, cookie(ctx));
+            tell::refuse(case, owner, cookie(ctx));
             false
         }
         _ => {
-            remember(case, &socket.owner);
+            remember(case, owner);
             start(ctx, case);
             true
         }
@@ -318,12 +318,16 @@ fn start(ctx: Context, case: &Case) {
     count::packet_of(flow, case.size());
 }
 
-/// Judges a packet of a remembered flow.
+/// Judges a packet of a remembered flow. If it is the first that passes, the flow begins.
 #[inline(always)]
 pub(crate) fn follow(ctx: Context, case: &mut Case, flow: &mut Flow, owner: &Owner) -> bool {
     if !holds(flow, case.generation) {
         renew(case, flow, owner, cookie(ctx));
     }
+    let passes = flow.verdict != Verdict::Denied as u8;
+    if passes {
+        open(ctx, flow, owner);
+    }
     count::packet_of(flow, case.size());
-    flow.verdict != Verdict::Denied as u8
+    passes
 }

@@ -12,11 +12,14 @@
 #![feature(core_intrinsics)]
 
 mod case;
+mod cgroup;
 mod connect;
 mod count;
 mod debug;
 mod flow;
+mod iter;
 mod maps;
+mod seed;
 mod sendmsg;
 mod skb;
 mod sock;

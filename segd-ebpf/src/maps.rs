@@ -8,12 +8,16 @@ use aya_ebpf::macros::btf_map;
 use segd_common::addr::Addr;
 use segd_common::counter::{self, Counter, CounterKey};
 use segd_common::event::Event;
-use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow, Socket};
-use segd_common::id::ServiceId;
-use segd_common::schema::{COUNTER_PLACES, DENIAL_ENTRIES, EVENT_BYTES, FLOW_ENTRIES, SLOTS};
+use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow, Owner, Seed, Socket};
+use segd_common::id::{ServiceId, SubjectId};
+use segd_common::schema::{
+    COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEED_ENTRIES, SLOTS,
+};
 use segd_common::table::{
     FailsafeKey, GenerationInfo, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
 };
+
+use crate::cgroup::Search;
 
 const N_SLOTS: usize = SLOTS as usize;
 /// Inner maps are made by user space in the size that each policy needs.
@@ -48,12 +52,21 @@ pub(crate) static SERVICES: ArrayOfMaps<LpmTrie<ServiceKey, Inner<ServiceId>, IN
 #[btf_map]
 pub(crate) static FAILSAFES: ArrayOfMaps<LpmTrie<FailsafeKey, u32, INNER>, N_SLOTS> = ArrayOfMaps::new();
 #[btf_map]
+pub(crate) static SEEDS: HashMap<u64, Seed, { SEED_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
 pub(crate) static PATTERNS: ArrayOfMaps<HashMap<u32, Inner<Pattern>, INNER>, N_SLOTS> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static WORKLOADS: ArrayOfMaps<HashMap<u64, Inner<Subject>, INNER, NO_PREALLOC>, N_SLOTS> =
     ArrayOfMaps::new();
 #[btf_map]
+pub(crate) static ENDED: LruHashMap<u64, SubjectId, { ENDED_CGROUPS as usize }> = LruHashMap::new();
+#[btf_map]
 pub(crate) static USERS: ArrayOfMaps<HashMap<u32, Inner<Subject>, INNER>, N_SLOTS> = ArrayOfMaps::new();
+/// One that is never written: nobody.
+#[btf_map]
+pub(crate) static NOBODY: Array<Owner, 1> = Array::new();
+#[btf_map]
+pub(crate) static SEARCH: Array<Search, 1> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS_OUT: Flows = Flows::new();
 #[btf_map]

@@ -50,11 +50,16 @@ fn sendmsg(ctx: &SockAddrContext, peer: Addr) -> bool {
     if is_udp {
         (case.local_port, case.peer_port) = (local_port, user_port(ctx));
     }
-    if case.owns(&socket.flow) && flow::holds(&socket.flow, policy.generation) {
+    let connected = case.owns(&socket.flow);
+    if connected && flow::holds(&socket.flow, policy.generation) {
         return socket.flow.verdict != Verdict::Denied as u8;
     }
-    sock::adopt(socket);
+    sock::adopt(ctx.as_ptr(), socket);
     subject::resolve(socket, case);
+    if connected {
+        // The address that its socket is connected to: whoever began that flow, it goes on.
+        return flow::follow(ctx.as_ptr(), case, &mut socket.flow, &socket.owner);
+    }
     socket.last = case.key(case.subject.id);
-    flow::datagram(ctx.as_ptr(), case, socket)
+    flow::datagram(ctx.as_ptr(), case, &socket.owner)
 }

@@ -4,19 +4,18 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::{
-    bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use segd_common::flow::{OPENED, Socket};
-use segd_common::packet::{Bytes, Packet, TCP_ACK, TCP_SYN, Unreadable, icmp_flow};
+use segd_common::flow::{OPENED, Owner, Socket};
+use segd_common::packet::{Bytes, Packet, TCP_ACK, TCP_RST, TCP_SYN, Unreadable, icmp_flow};
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
 use crate::case::{Case, Size, cookie, copy, is_icmp};
+use crate::maps::NOBODY;
 use crate::sock::{self, LISTEN, RAW, SYN_SENT};
 use crate::view::Policy;
-use crate::{count, flow, subject, tell};
+use crate::{count, flow, seed, subject, tell};
 
 /// Every namespace's loopback device (LOOPBACK_IFINDEX of include/net/net_namespace.h).
 const LOOPBACK: u32 = 1;
@@ -43,6 +42,13 @@ struct Sock {
     protocol: u32,
     state: u32,
     port: u16,
+}
+
+impl Sock {
+    #[inline(always)]
+    const fn is_tcp(&self) -> bool {
+        self.protocol == protocol::TCP as u32 && self.kind != RAW
+    }
 }
 
 #[inline(always)]
@@ -82,10 +88,11 @@ fn judge(ctx: &SkBuffContext, leaving: bool) -> bool {
         && sock.state != SYN_SENT
         && socket.flow.protocol == protocol::TCP
         && flow::holds(&socket.flow, policy.generation)
+        && socket.flow.verdict != Verdict::Denied as u8
         && is_plain_tcp(skb)
     {
         count::packet_of(&mut socket.flow, size);
-        return socket.flow.verdict != Verdict::Denied as u8;
+        return true;
     }
     look(ctx, policy, &sock, size)
 }
@@ -130,37 +137,62 @@ fn look(ctx: &SkBuffContext, policy: Policy, sock: &Sock, size: Size) -> bool {
     let case = Case::new(&mut place, &policy, size);
     // SAFETY: a full socket.
     let Some(socket) = (unsafe { sock::keep(sock.sk) }) else {
-        case.reason = Reason::NoMemory;
-        case.decide_unreadable(false);
-        return case.verdict.passes();
+        return look_alone(ctx, case, sock);
     };
+    seed::adopt(ctx.as_ptr(), socket);
     if subject::is_unsure(socket, case) {
-        // SAFETY: the context of the running program, whose type has both helpers.
-        unsafe {
-            socket.owner.uid = bpf_get_socket_uid(ctx.skb.skb);
-            socket.owner.cgroup = bpf_skb_cgroup_id(ctx.skb.skb);
-        }
-        socket.subject.word = 0;
+        subject::ask(ctx.skb.skb, socket);
     }
     subject::resolve(socket, case);
-    let flags = match read(ctx.skb.skb, case) {
-        ADDRESSES => return guess(ctx, case, socket, true),
-        NOTHING => return guess(ctx, case, socket, false),
+    let flags = match read(ctx.skb.skb, case, sock) {
+        ADDRESSES => return guess(ctx, case, &socket.owner, true),
+        NOTHING => return guess(ctx, case, &socket.owner, false),
         flags => flags as u8,
     };
-    if case.protocol == protocol::UDP && sock.protocol == u32::from(protocol::UDP) {
-        // Behind a NAT of this host the packet's port is another than the one that sendmsg saw.
-        case.local_port = sock.port;
-    }
-    let is_tcp = case.protocol == protocol::TCP;
-    let on_tcp = sock.protocol == u32::from(protocol::TCP) && sock.kind != RAW;
-    if !is_tcp || !on_tcp {
-        return (is_tcp && is_kernels_or_a_copy(case, socket, flags)) || datagram(ctx, case, socket);
+    if !sock.is_tcp() || case.protocol != protocol::TCP {
+        return is_kernels_or_a_copy(case, &socket.owner, flags) || datagram(ctx, case, socket);
     }
     if sock.state == LISTEN {
-        return handshake(ctx, case, socket, flags);
+        return handshake(ctx, case, &socket.owner, flags);
     }
-    connection(ctx, case, socket, sock.state)
+    connection(ctx, case, socket, sock.state, flags)
+}
+
+/// Reads and judges a packet for itself, for the kernel has no memory to remember its socket.
+#[inline(always)]
+fn look_alone(ctx: &SkBuffContext, case: &mut Case, sock: &Sock) -> bool {
+    let Some(nobody) = NOBODY.get(0) else {
+        return true;
+    };
+    subject::of_packet(ctx.skb.skb, case);
+    let flags = match read(ctx.skb.skb, case, sock) {
+        ADDRESSES => return guess(ctx, case, nobody, true),
+        NOTHING => return guess(ctx, case, nobody, false),
+        flags => flags as u8,
+    };
+    if !sock.is_tcp() || case.protocol != protocol::TCP {
+        if is_icmp(case.protocol) {
+            set_icmp(case);
+        }
+        return is_kernels_or_a_copy(case, nobody, flags) || flow::datagram(ctx.as_ptr(), case, nobody);
+    }
+    if sock.state == LISTEN {
+        return handshake(ctx, case, nobody, flags);
+    }
+    // Who began is not known of a connection that lives: it goes on if either might have.
+    case.direction = Direction::Outbound;
+    case.decide();
+    if !case.verdict.passes() && sock.state != SYN_SENT {
+        case.direction = Direction::Inbound;
+        case.decide();
+    }
+    if !case.verdict.passes() {
+        case.reason = Reason::NoMemory;
+        tell::refuse(case, nobody, cookie(ctx.as_ptr()));
+    } else if case.reason != Reason::Loopback {
+        flow::count_stray(case);
+    }
+    case.verdict.passes()
 }
 
 /// Of [`read`]: the packet's addresses could be read, but not its transport.
@@ -171,11 +203,15 @@ const NOTHING: u32 = 0x101;
 /// Reads a packet into its case. Returns TCP's flags if all could be read that a verdict needs, else one of the numbers
 /// above, with the reason in the case. A number, as a type of more would be returned through the caller's stack.
 #[inline(never)]
-fn read(skb: *const __sk_buff, case: &mut Case) -> u32 {
+fn read(skb: *const __sk_buff, case: &mut Case, sock: &Sock) -> u32 {
     match Packet::parse(&Skb(skb)) {
         Ok(packet) => {
             case.set_ends(&packet.ends(case.leaving));
             case.protocol = packet.protocol;
+            if case.protocol == protocol::UDP && sock.protocol == u32::from(protocol::UDP) {
+                // Behind a NAT of this host the packet's port is another than the one that sendmsg saw.
+                case.local_port = sock.port;
+            }
             u32::from(packet.tcp_flags)
         }
         Err(Unreadable { reason, ends, protocol }) => {
@@ -194,10 +230,10 @@ fn read(skb: *const __sk_buff, case: &mut Case) -> u32 {
 
 /// A packet whose transport is not known.
 #[inline(always)]
-fn guess(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, addressed: bool) -> bool {
+fn guess(ctx: &SkBuffContext, case: &mut Case, owner: &Owner, addressed: bool) -> bool {
     case.decide_unreadable(addressed);
     if case.verdict != Verdict::Allowed {
-        tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
+        tell::refuse(case, owner, cookie(ctx.as_ptr()));
     }
     case.verdict.passes()
 }
@@ -206,9 +242,17 @@ fn guess(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, addressed: bool)
 /// for connections that have no socket any more; and a raw socket gets copies of what is judged at the TCP
 /// socket. Neither begins anything. What a program forges on a raw socket is judged.
 #[inline(always)]
-fn is_kernels_or_a_copy(case: &Case, socket: &Socket, flags: u8) -> bool {
+fn is_kernels_or_a_copy(case: &Case, owner: &Owner, flags: u8) -> bool {
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    !case.leaving || (!begins && socket.owner.pid == 0)
+    case.protocol == protocol::TCP && (!case.leaving || (!begins && owner.pid == 0))
+}
+
+/// Gives an ICMP packet the direction and the request of its exchange.
+#[inline(always)]
+fn set_icmp(case: &mut Case) {
+    let (began, request) = icmp_flow(case.protocol, case.local_port, case.leaving);
+    case.direction = began;
+    (case.local_port, case.peer_port) = (request, request);
 }
 
 /// UDP, ICMP and every other protocol without connections of its own.
@@ -216,9 +260,7 @@ fn is_kernels_or_a_copy(case: &Case, socket: &Socket, flags: u8) -> bool {
 fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket) -> bool {
     let icmp = is_icmp(case.protocol);
     if icmp {
-        let (began, request) = icmp_flow(case.protocol, case.local_port, case.leaving);
-        case.direction = began;
-        (case.local_port, case.peer_port) = (request, request);
+        set_icmp(case);
     }
     let ctx = ctx.as_ptr();
     let Socket { flow: connected, owner, last, .. } = socket;
@@ -226,20 +268,19 @@ fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket) -> bool {
         if connected.flags & OPENED == 0 {
             connected.local = case.local;
             connected.local_port = case.local_port;
-            flow::open(ctx, connected, owner);
         }
         return flow::follow(ctx, case, connected, owner);
     }
     if case.leaving {
         *last = case.key(case.subject.id);
     }
-    flow::datagram(ctx, case, socket)
+    flow::datagram(ctx, case, owner)
 }
 
 /// A packet of a listener: the three of a handshake. The flow begins, and is counted and told, when it is
 /// accepted; a refusal is at the first packet.
 #[inline(always)]
-fn handshake(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, flags: u8) -> bool {
+fn handshake(ctx: &SkBuffContext, case: &mut Case, owner: &Owner, flags: u8) -> bool {
     case.direction = Direction::Inbound;
     case.decide();
     if case.reason == Reason::Loopback {
@@ -247,7 +288,7 @@ fn handshake(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, flags: u8) -
     }
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
     if !case.verdict.passes() && begins && !case.leaving {
-        tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
+        tell::refuse(case, owner, cookie(ctx.as_ptr()));
     } else {
         flow::count_stray(case);
     }
@@ -256,7 +297,7 @@ fn handshake(ctx: &SkBuffContext, case: &mut Case, socket: &Socket, flags: u8) -
 
 /// A packet of a TCP connection whose verdict is missing, old, or for another peer than the packet's.
 #[inline(always)]
-fn connection(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, state: u32) -> bool {
+fn connection(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, state: u32, flags: u8) -> bool {
     let ctx = ctx.as_ptr();
     let Socket { flow: known, owner, .. } = socket;
     // The kernel found the socket of an answer to a connection attempt by all of its addresses; behind a NAT of
@@ -268,7 +309,9 @@ fn connection(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, state: 
     if case.owns(known) {
         known.local = case.local;
         known.local_port = case.local_port;
-        return flow::follow(ctx, case, known, owner);
+        // A reset says nothing but that the connection is over: so the peer of one that was cut need not wait.
+        let resets = case.leaving && flags & TCP_RST != 0;
+        return flow::follow(ctx, case, known, owner) || resets;
     }
     if known.protocol == 0 && state != SYN_SENT {
         let outbound = case.peer_port < case.local_port;

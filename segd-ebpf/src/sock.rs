@@ -15,11 +15,11 @@ use aya_ebpf::programs::SockContext;
 use segd_common::flow::{CLOSE_BY_STATE, Owner, Socket};
 use segd_common::traffic::{Direction, Verdict, protocol};
 
-use crate::case::{Case, Size, cookie};
+use crate::case::{Case, Context, Size, cookie};
 use crate::maps::{FLOWS_OUT, SOCKETS};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{flow, subject};
+use crate::{flow, seed, subject};
 
 /// SOCK_STREAM of include/linux/net.h.
 pub(crate) const STREAM: u32 = 1;
@@ -64,13 +64,15 @@ unsafe fn storage(sk: *mut bpf_sock, flags: u64) -> *mut Socket {
 
 /// Names the running process as the owner of a socket that has none: one older than the agent, or made by the
 /// kernel for a program (a subflow of MPTCP). Only where `current` makes the call. What a packet told of the socket
-/// itself is worth more: the process may have it from another.
+/// itself is worth more: the process may have it from another. So is what was found of it before.
 #[inline(always)]
-pub(crate) fn adopt(socket: &mut Socket) {
+pub(crate) fn adopt(ctx: Context, socket: &mut Socket) {
+    seed::adopt(ctx, socket);
     if socket.owner.pid == 0 {
         let Owner { cgroup, uid, .. } = socket.owner;
         name(&mut socket.owner);
         if cgroup == 0 {
+            subject::take_ancestors(socket);
             socket.subject.word = 0;
         } else {
             (socket.owner.cgroup, socket.owner.uid) = (cgroup, uid);
@@ -99,6 +101,7 @@ fn sock_create(ctx: SockContext) -> i32 {
         return 1;
     };
     name(&mut socket.owner);
+    subject::take_ancestors(socket);
     let Some(policy) = Policy::current() else {
         return 1;
     };
@@ -135,6 +138,7 @@ fn unjudgeable(kind: u32, number: u32) -> Option<u8> {
 fn sock_release(ctx: SockContext) -> i32 {
     // SAFETY: the context of this hook is the socket.
     let Some(socket) = (unsafe { kept(ctx.sock) }) else {
+        seed::forget(ctx.as_ptr());
         return 1;
     };
     if socket.flow.flags & CLOSE_BY_STATE == 0 {

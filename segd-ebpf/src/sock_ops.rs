@@ -11,6 +11,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use segd_common::addr::Addr;
+use segd_common::counter::OVERFLOW;
 use segd_common::flow::CLOSE_BY_STATE;
 use segd_common::id::Generation;
 use segd_common::packet::Ends;
@@ -78,10 +79,18 @@ fn accepted(ctx: &SockOpsContext) {
     case.set_ends(&ends(ctx));
     case.direction = Direction::Inbound;
     case.protocol = protocol::TCP;
+    if case.peer.is_loopback() || case.peer == case.local {
+        zero(&raw mut socket.flow);
+        return;
+    }
     subject::resolve(socket, case);
     case.decide();
     if case.reason == Reason::Loopback {
-        zero(&raw mut socket.flow);
+        // One of the host's own addresses: over the loopback device, where packets are not looked at, or it is the host
+        // that talks to a container. Then a packet shows it, and has it decided as such.
+        // SAFETY: a reference is a valid place.
+        unsafe { flow::write(&raw mut socket.flow, case, OVERFLOW) };
+        socket.flow.generation = Generation::NONE;
         return;
     }
     flow::begin(&mut socket.flow, case);

@@ -2,17 +2,69 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
-use segd_common::flow::{Owner, Resolved, Socket};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+};
+use segd_common::flow::{LEVELS, Resolved, Socket};
 use segd_common::table::{HAS_USERS, HAS_WORKLOADS, Subject};
 
 use crate::case::Case;
-use crate::maps::{USERS, WORKLOADS};
+use crate::maps::{ENDED, USERS, WORKLOADS};
 
 /// Whether the policy asks whose socket it is and nobody knows. Only a packet can tell, of a socket that is older than
 /// the agent.
 #[inline(always)]
 pub(crate) fn is_unsure(socket: &Socket, case: &Case) -> bool {
-    case.flags & (HAS_WORKLOADS | HAS_USERS) != 0 && socket.owner.cgroup == 0
+    case.flags & (HAS_WORKLOADS | HAS_USERS) != 0 && (socket.owner.cgroup == 0 || socket.ancestors[0] == 0)
+}
+
+/// Takes whose socket it is from a packet.
+#[inline(always)]
+pub(crate) fn ask(skb: *mut __sk_buff, socket: &mut Socket) {
+    // SAFETY: the context of the running program, whose type has the helpers.
+    unsafe {
+        socket.owner.uid = bpf_get_socket_uid(skb);
+        socket.owner.cgroup = bpf_skb_cgroup_id(skb);
+        for level in 0..LEVELS {
+            socket.ancestors[level] = bpf_skb_ancestor_cgroup_id(skb, level as i32);
+        }
+    }
+    socket.subject.word = 0;
+}
+
+/// Takes the cgroups of the process that runs now.
+#[inline(always)]
+pub(crate) fn take_ancestors(socket: &mut Socket) {
+    for level in 0..LEVELS {
+        // SAFETY: the helper takes a number.
+        socket.ancestors[level] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    }
+}
+
+/// Sets what the socket of a packet is decided as, where there is no memory to remember it.
+#[inline(never)]
+pub(crate) fn of_packet(skb: *mut __sk_buff, case: &mut Case) {
+    if case.flags & HAS_WORKLOADS != 0 {
+        // SAFETY: as in `ask`.
+        let mut found = known(case.slot, unsafe { bpf_skb_cgroup_id(skb) });
+        for level in (0..LEVELS).rev() {
+            if found.is_none() {
+                // SAFETY: as in `ask`.
+                found = known(case.slot, unsafe { bpf_skb_ancestor_cgroup_id(skb, level as i32) });
+            }
+        }
+        if let Some(subject) = found {
+            case.subject = subject;
+            return;
+        }
+    }
+    if case.flags & HAS_USERS != 0 {
+        // SAFETY: as in `ask`.
+        if let Some(subject) = by_user(case.slot, unsafe { bpf_get_socket_uid(skb) }) {
+            case.subject = subject;
+        }
+    }
 }
 
 /// Sets what a socket is decided as, found once for each generation.
@@ -39,7 +91,7 @@ pub(crate) extern "C" fn resolve(socket: *mut Socket, case: *mut Case) -> u32 {
     let subject = if Resolved::generation(word) == case.generation && again == word {
         Subject { expires, ..Subject::lasting(Resolved::subject(word)) }
     } else {
-        look_up(case, &socket.owner)
+        look_up(case, socket)
     };
     let before = Resolved::subject(word);
     case.former = former;
@@ -64,19 +116,45 @@ pub(crate) extern "C" fn resolve(socket: *mut Socket, case: *mut Case) -> u32 {
 }
 
 #[inline(always)]
-fn look_up(case: &Case, owner: &Owner) -> Subject {
-    if owner.cgroup != 0 {
-        let found = if case.flags & HAS_WORKLOADS != 0 { by_cgroup(case.slot, owner.cgroup) } else { None };
+fn look_up(case: &Case, socket: &Socket) -> Subject {
+    if socket.owner.cgroup != 0 {
+        let found = if case.flags & HAS_WORKLOADS != 0 { by_cgroups(case.slot, socket) } else { None };
         if let Some(subject) = found {
             return subject;
         }
-        let found = if case.flags & HAS_USERS != 0 { by_user(case.slot, owner.uid) } else { None };
+        let found = if case.flags & HAS_USERS != 0 { by_user(case.slot, socket.owner.uid) } else { None };
         if let Some(subject) = found {
             return subject;
         }
     }
     // The host's, as a new case says.
     case.subject
+}
+
+/// By its cgroup, else the nearest ancestor that is a workload's.
+#[inline(always)]
+fn by_cgroups(slot: u32, socket: &Socket) -> Option<Subject> {
+    let mut found = known(slot, socket.owner.cgroup);
+    for level in (0..LEVELS).rev() {
+        if found.is_none() {
+            found = known(slot, socket.ancestors[level]);
+        }
+    }
+    found
+}
+
+/// A cgroup's workload, or what it was until it was removed, if the policy still knows that.
+#[inline(always)]
+fn known(slot: u32, cgroup: u64) -> Option<Subject> {
+    if cgroup == 0 {
+        return None;
+    }
+    if let Some(subject) = by_cgroup(slot, cgroup) {
+        return Some(subject);
+    }
+    let ended = ENDED.get_ptr(&cgroup)?;
+    // SAFETY: a look-up's pointer stays valid for the program's run.
+    by_cgroup(slot, Subject::key(unsafe { *ended }))
 }
 
 #[inline(always)]

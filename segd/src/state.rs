@@ -95,7 +95,10 @@ impl StateDir {
     /// Removes a file.
     pub(crate) fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.0.join(name);
-        fs::remove_file(&path).map_err(failed("remove", &path))
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes lasting which files there are.

@@ -1,6 +1,7 @@
 //! A running `lab-actor`: the small program that makes sockets on a host.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,8 +20,8 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn start(host: &Host, arguments: &[&str]) -> Result<Self> {
-        let mut command = host.command(program()?)?;
+    /// `command` runs [`program`].
+    pub(crate) fn start(host: &Host, mut command: Command, arguments: &[&str]) -> Result<Self> {
         command.args(arguments);
         Ok(Self { process: host.spawn(command)? })
     }
@@ -72,7 +73,7 @@ impl Actor {
 }
 
 /// `lab-actor` as cargo puts it: beside the directory of the test binaries, or beside this very binary.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     beside_this_binary("lab-actor").context("there is no lab-actor: cargo build -p segd-tests")
 }
 

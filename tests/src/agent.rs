@@ -285,12 +285,12 @@ impl Agent {
         self.json(&["status"])
     }
 
-    /// `segd mode`, with the mode and what else is given.
+    /// `segd mode`, with the mode and what else is given, whatever it breaks.
     ///
     /// # Errors
     /// When the command fails.
     pub fn mode(&self, arguments: &[&str]) -> Result<()> {
-        self.succeed(&[&["mode"], arguments].concat()).map(drop)
+        self.succeed(&[&["mode"], arguments, &["--force"]].concat()).map(drop)
     }
 
     /// Takes every program and pin of this host off, by `segd detach`.
@@ -298,7 +298,9 @@ impl Agent {
     /// # Errors
     /// When the command fails.
     pub fn detach(&self) -> Result<()> {
-        self.succeed(&["detach", "--bpffs", &self.builder.bpffs().to_string_lossy()]).map(drop)
+        let (bpffs, state) = (self.builder.bpffs(), self.host().state_dir());
+        let places = ["--bpffs", &bpffs.to_string_lossy(), "--state-dir", &state.to_string_lossy()];
+        self.succeed(&[&["detach"], &places[..]].concat()).map(drop)
     }
 
     /// A scrape of its metrics.

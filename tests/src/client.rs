@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, program};
 use crate::host::Host;
 use crate::report::Report;
 
@@ -15,7 +15,23 @@ impl Host {
     /// # Errors
     /// When it cannot be started.
     pub fn actor(&self, arguments: &[&str]) -> Result<Actor> {
-        Actor::start(self, arguments)
+        Actor::start(self, self.command(program()?)?, arguments)
+    }
+
+    /// As [`Host::actor`], in the cgroup `path` below the host's own, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn actor_below(&self, path: &str, arguments: &[&str]) -> Result<Actor> {
+        Actor::start(self, self.command_below(path, program()?)?, arguments)
+    }
+
+    /// As [`Host::actor`], as another user.
+    ///
+    /// # Errors
+    /// When there is no such user, or it cannot be started.
+    pub fn actor_as(&self, user: &str, arguments: &[&str]) -> Result<Actor> {
+        Actor::start(self, self.command_as(user, program()?)?, arguments)
     }
 
     /// Runs `lab-actor` to its end and gives all its reports.
@@ -84,6 +100,22 @@ impl Host {
         match actor.next()? {
             Report::Connected { .. } => Ok(actor),
             other => bail!("{} cannot hold a connection to {to}: {other:?}", self.name()),
+        }
+    }
+
+    /// Exchanges a text with an echo server, over TCP or by a connected UDP socket (`--udp`), and leaves the connection
+    /// idle; the actor's next report says what happens to it.
+    ///
+    /// # Errors
+    /// When there is no echo.
+    pub fn watch(&self, to: SocketAddr, options: &[&str]) -> Result<Actor> {
+        let actor = self.actor(&[&["watch", &to.to_string()], options].concat())?;
+        loop {
+            match actor.next()? {
+                Report::Connected { .. } | Report::Sent => {}
+                Report::Received { .. } => return Ok(actor),
+                other => bail!("{} cannot watch a connection to {to}: {other:?}", self.name()),
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use crate::agent::AgentBuilder;
 use crate::enter::Place;
 use crate::http::{self, Response};
 use crate::interrupt;
+use crate::lab_id::SLICE;
 use crate::netns::Netns;
 use crate::process::{Finished, Process};
 
@@ -44,7 +45,7 @@ impl Host {
             name: name.to_owned(),
             number,
             netns: Netns::create(&format!("{id}.{name}"))?,
-            cgroup: cgroup.join("hosts").join(name),
+            cgroup: cgroup.join("hosts.slice").join(format!("{name}{SLICE}")),
             agent_cgroup: cgroup.join("agents").join(name),
             directory: directory.join(name),
         };
@@ -224,6 +225,13 @@ impl Host {
     /// An agent for this host, to be configured and started.
     pub fn agent(&self) -> AgentBuilder {
         AgentBuilder::new(self.clone())
+    }
+
+    /// The same host for what runs on it in the network of another, as a container does: in this one's cgroup, with
+    /// the other's network namespace.
+    #[must_use]
+    pub fn container(&self, network: &Self) -> Self {
+        Self { netns: network.netns.clone(), ..self.clone() }
     }
 
     fn place(&self, cgroup: PathBuf) -> Place {

@@ -58,7 +58,7 @@ impl Lab {
     }
 
     fn build(id: &str) -> Result<Self> {
-        let cgroup = cgroup::root()?.join(id);
+        let cgroup = cgroup::root()?.join(lab_id::cgroup(id));
         let directory = PathBuf::from(leftovers::RUN).join(id);
         fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         fs::create_dir(&cgroup).with_context(|| format!("cannot make the cgroup {}", cgroup.display()))?;

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const PREFIX: &str = "segd-lab-";
 
+/// Where systemd looks for units, and segd with it, all directories end in this.
+pub(crate) const SLICE: &str = ".slice";
+
 /// The id of a new lab of this process. Names are cut short, for the paths of unix sockets hold 107 bytes.
 pub(crate) fn new(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -18,6 +21,11 @@ pub(crate) fn new(name: &str) -> String {
     let name: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(24).collect();
     format!("{PREFIX}{pid}-{start}-{count}-{name}")
+}
+
+/// The name of a lab's cgroup.
+pub(crate) fn cgroup(id: &str) -> String {
+    format!("{id}{SLICE}")
 }
 
 /// Whether `id` is a lab's, and the process that made it is gone.

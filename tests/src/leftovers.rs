@@ -17,7 +17,7 @@ pub(crate) const RUN: &str = "/run";
 /// pinned programs), cgroups, network namespaces, directories. What cannot be removed does not keep the rest.
 pub(crate) fn remove(id: &str) -> Result<()> {
     let directory = Path::new(RUN).join(id);
-    let cgroup = cgroup::root().map(|root| root.join(id));
+    let cgroup = cgroup::root().map(|root| root.join(lab_id::cgroup(id)));
     let mut faults = Vec::new();
     let mut note = |done: Result<()>| faults.extend(done.err().map(|e| format!("{e:#}")));
     if let Ok(cgroup) = &cgroup {
@@ -45,7 +45,7 @@ pub(crate) fn remove(id: &str) -> Result<()> {
 pub(crate) fn reap() -> Result<()> {
     let mut ids = BTreeSet::new();
     ids.extend(names_in(Path::new(RUN)));
-    ids.extend(names_in(&cgroup::root()?));
+    ids.extend(names_in(&cgroup::root()?).filter_map(|n| Some(n.strip_suffix(lab_id::SLICE)?.to_owned())));
     ids.extend(names_in(Path::new(netns::DIRECTORY)).filter_map(|n| Some(n.split_once('.')?.0.to_owned())));
     for id in ids.iter().filter(|id| lab_id::is_orphan(id)) {
         // Another test process may be at the same orphan: what it removed first is no fault.

@@ -46,6 +46,6 @@ pub use load::{Load, LoadReport};
 pub use metrics::Metrics;
 pub use process::{Finished, Process};
 pub use report::{Report, TIMEOUT};
-pub use server::Server;
+pub use server::{Dnsmasq, Server};
 pub use skip::skip;
 pub use wait::wait_for;

@@ -100,7 +100,7 @@ fn a_process_is_in_the_cgroup_of_its_host() {
         command.arg("/proc/self/cgroup");
         host.run(command).unwrap().stdout
     };
-    let path = format!("/{}/hosts/orders", lab.id());
+    let path = format!("/{}.slice/hosts.slice/orders.slice", lab.id());
     let of_host = read(host.command("cat").unwrap());
     assert!(of_host.lines().any(|line| line == format!("0::{path}")), "{of_host}");
     let of_bot = read(host.command_below("agents/bot", "cat").unwrap());

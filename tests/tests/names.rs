@@ -304,3 +304,47 @@ async fn questions_are_for_the_name_as_it_stands() {
     ];
     assert_eq!(asked, wanted);
 }
+
+/// Runs `segd check` over these zones with this server, and gives its exit code and what it printed.
+fn check(server: SocketAddr, zones: &str, options: &[&str]) -> (Option<i32>, String) {
+    let home = tempfile::tempdir().unwrap();
+    let (config, dir) = (home.path().join("segd.toml"), home.path().join("zones"));
+    let failsafe = "[[failsafe]]\ndirection = \"inbound\"\nports = [\"tcp/22\"]\ncidrs = [\"10.0.9.0/24\"]\n";
+    fs::write(&config, format!("[names]\nservers = [\"{server}\"]\ntimeout = \"1s\"\n{failsafe}")).unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("zones.toml"), zones).unwrap();
+    let mut check = Command::new(segd_tests::segd().unwrap());
+    check.arg("check").arg(&dir).arg("--config").arg(&config).args(options);
+    let output = check.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn check_looks_names_up() {
+    let Some(program) = program() else { return };
+    let server = Dnsmasq::start(&program, "10.1.0.1 db.test\n10.1.0.1 edi.test\n2001:db8::1 six.test\n", &[]);
+    let zones = "[zone.orders]\nowner = \"o\"\nnames = [\"db.test\"]\n\
+                 [zone.edi]\nowner = \"o\"\nnames = [\"edi.test\", \"six.test\", \"gone.test\"]\n\
+                 [[allow]]\nid = \"a\"\nowner = \"o\"\nfrom = \"edi\"\nto = \"orders\"\nservices = [\"tcp/1\"]\n";
+    let (code, said) = check(server.address, zones, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    for wanted in [
+        "both claim 10.1.0.1, by db.test and edi.test",
+        "zone `orders` has it by this",
+        "zones.toml:6:10",
+        "`gone.test` cannot be looked up: there is no such name",
+        "--no-resolve",
+        "1 error, 1 warning",
+    ] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    let (code, said) = check(server.address, zones, &["--no-resolve"]);
+    assert_eq!((code, said.contains("0 warnings")), (Some(0), true), "{said}");
+    server.set_hosts("10.1.0.1 db.test\n10.1.0.2 edi.test\n10.1.0.3 gone.test\n2001:db8::1 six.test\n");
+    wait_for("other answers", TIMEOUT, || (check(server.address, zones, &[]).0 == Some(0)).then_some(()))
+        .unwrap();
+    let address = server.address;
+    drop(server);
+    let (code, said) = check(address, zones, &[]);
+    assert_eq!((code, said.contains("4 warnings")), (Some(0), true), "{said}");
+}

@@ -1,157 +1,188 @@
-//! The agent's state and the one way in which a policy comes into force.
+//! The agent's state and the one way in which it changes.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use segd_common::id::{Generation, RuleId};
+use segd_common::id::Generation;
 
-use super::state::{StateDir, StateError};
+use super::breaks::{Effects, seen_so_far};
+use super::guarding::{Guarding, Plan};
+use super::intent::{Around, Intent};
+use super::maker::{InForce, Maker, Origin, Prepared};
+use super::memory;
+use super::naming::Naming;
+use super::revoke::Revoker;
+use super::standing::{Announced, Recovered, Standings};
+use super::tampering::Tampering;
+use super::{InstallError, StartError};
 use crate::config::Config;
-use crate::control::api::ModeOverride;
-use crate::datapath::{self, Counters, Datapath};
+use crate::control::api::Caller;
+use crate::control::changes::Break;
+use crate::datapath::{self, Counters, Datapath, Observer};
 use crate::policy::ids::{REGISTRY_FILE, Registry};
-use crate::policy::source::ReadError;
-use crate::policy::{self, CompileError, Diagnostics, Host, HostZoneError, Policy, Resolved, Sources};
-use crate::rollout::modes;
+use crate::rollout::journal::{self, Action, Entry, Journal, Problem};
+use crate::rollout::seen::Seen;
+use crate::state::StateDir;
 use crate::telemetry::Collector;
 use crate::telemetry::record::Context;
 
-/// The file of the overrides in the state directory.
-const MODES_FILE: &str = "modes.json";
-
-/// Why a policy does not come into force. The former one stays.
-#[derive(Debug, thiserror::Error)]
-pub enum InstallError {
-    /// The zone files cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// What they say is wrong.
-    #[error("{}", .0.render(false))]
-    Policy(Diagnostics),
-    /// The host is in no zone, or in several.
-    #[error(transparent)]
-    HostZone(#[from] HostZoneError),
-    /// The tables cannot be made.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// What must outlive a restart cannot be saved.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The kernel does not take them.
-    #[error(transparent)]
-    Datapath(#[from] datapath::Error),
-}
-
-/// Everything that a generation was made of.
-#[derive(Clone)]
-pub(super) struct InForce {
-    pub(super) policy: Arc<Policy>,
-    pub(super) overrides: Vec<ModeOverride>,
-    pub(super) registry: Arc<Registry>,
-    pub(super) zone: String,
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) loaded_at: Timestamp,
-    /// Of the last change.
-    pub(super) apply_seconds: f64,
-    pub(super) warnings: Vec<String>,
-}
-
-/// A policy that was read and found right, for a host that was found in one zone.
-pub(super) struct Draft {
-    pub(super) policy: Arc<Policy>,
-    pub(super) zone: String,
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) loaded_at: Timestamp,
-    pub(super) warnings: Vec<String>,
-}
-
 /// The agent.
 pub(super) struct Core {
-    pub(super) config: Config,
-    pub(super) host: Arc<str>,
     pub(super) started: Timestamp,
-    state: StateDir,
+    pub(super) maker: Maker,
     pub(super) collector: Arc<Collector>,
+    pub(super) revoker: Revoker,
     pub(super) counters: Mutex<Counters>,
+    /// What flowed since the start.
+    pub(super) seen: Seen,
+    pub(super) names: Naming,
+    /// What is watched after a change.
+    pub(super) guarding: Guarding,
+    pub(super) tampering: Tampering,
+    /// Looks into the kernel beside whoever changes what is there.
+    pub(super) observer: Observer,
     datapath: Mutex<Datapath>,
     /// Held by whoever makes the next generation.
-    turn: Mutex<()>,
+    turn: Mutex<Turn>,
     /// Whether the numbers in a former agent's counters had lost their names.
     pub(super) fresh_counters: bool,
     in_force: ArcSwap<InForce>,
 }
 
-/// Reads and checks the zone files and finds the host's zone.
-///
-/// # Errors
-/// Every error of the files at once, or why the host has no one zone.
-pub(super) fn draft(config: &Config, addresses: Vec<IpAddr>) -> Result<Draft, InstallError> {
-    let now = Timestamp::now();
-    let sources = Sources::read_dir(&config.policy_dir)?;
-    let policy = policy::load(sources, now).map_err(InstallError::Policy)?;
-    let found = policy::check(&policy, &config.failsafes, &Resolved::new(), now);
-    if found.errors() > 0 {
-        return Err(InstallError::Policy(found));
-    }
-    let zone = policy::host_zone(&policy, config.host.zone.as_deref(), &addresses, &Resolved::new())?;
-    let warnings = found.items().iter().map(|w| format!("{}:{}: {}", w.file, w.line, w.message)).collect();
-    Ok(Draft { policy: Arc::new(policy), zone, addresses, loaded_at: now, warnings })
+struct Turn {
+    standings: Standings,
+    journal: Journal,
 }
 
-/// The names for flow records.
-fn context(config: &Config, host: &Arc<str>, policy: &Policy, registry: &Arc<Registry>) -> Context {
-    let mut numbers = Registry::clone(registry);
-    let owners: HashMap<RuleId, String> = policy
-        .rules
-        .iter()
-        .filter_map(|rule| Some((numbers.rule(&rule.id).ok()?, rule.owner.clone()?)))
-        .collect();
-    let labels: Arc<BTreeMap<String, String>> = Arc::new(config.host.labels.clone());
-    Context { host: Arc::clone(host), labels, registry: Arc::clone(registry), rule_owners: owners }
+/// Who changes what is in force, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) action: Action,
+    pub(super) by: Option<Caller>,
+    pub(super) reason: Option<String>,
+    pub(super) details: serde_json::Value,
+    /// What to do if traffic would break.
+    pub(super) care: Care,
+    /// As [`Origin::way_out`].
+    pub(super) way_out: bool,
+    /// What is watched after it.
+    pub(super) guard: Option<Plan>,
+}
+
+/// What to do if traffic would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Do not even look.
+    None,
+    /// Change nothing then.
+    Refuse,
+    /// Change it anyway, and tell.
+    Force,
+    /// Only look.
+    DryRun,
+}
+
+impl Change {
+    /// By the agent itself, whatever traffic says.
+    pub(super) fn own(action: Action) -> Self {
+        Self {
+            action,
+            by: None,
+            reason: None,
+            details: serde_json::Value::Null,
+            care: Care::None,
+            way_out: matches!(action, Action::Rollback | Action::Guard | Action::Expire),
+            guard: None,
+        }
+    }
+
+    fn announced(&self) -> Announced {
+        Announced {
+            action: self.action,
+            uid: self.by.map(|c| c.uid),
+            pid: self.by.and_then(|c| c.pid),
+            reason: self.reason.clone(),
+            details: self.details.clone(),
+        }
+    }
+
+    pub(super) fn because(self, reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..self }
+    }
+}
+
+/// What came of a change.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    pub(super) changed: bool,
+    /// In force now.
+    pub(super) generation: Generation,
+    /// Empty unless it was looked for.
+    pub(super) breaks: Vec<Break>,
+    /// What a person should know of it.
+    pub(super) warnings: Vec<String>,
 }
 
 /// What the state directory remembers.
 pub(super) struct Remembered {
     pub(super) registry: Option<Registry>,
-    pub(super) overrides: Vec<ModeOverride>,
+    pub(super) standings: Standings,
+    pub(super) journal: Journal,
 }
 
 impl Remembered {
-    pub(super) fn load(state: &StateDir) -> Result<Self, StateError> {
-        Ok(Self {
-            registry: state.load(REGISTRY_FILE)?,
-            overrides: state.load(MODES_FILE)?.unwrap_or_default(),
-        })
+    pub(super) fn load(state: &StateDir, dir: &Path) -> Result<Self, StartError> {
+        let (journal, problems) = Journal::open(dir)?;
+        for problem in &problems {
+            tracing::error!("the journal: {problem}");
+            if let Problem::Broken(_) | Problem::More(_) = problem {
+                let reason = Some(problem.to_string());
+                journal.append(Entry { reason, ..Entry::new(Action::Tamper) })?;
+            }
+        }
+        Ok(Self { registry: state.load(REGISTRY_FILE)?, standings: Standings::load(state)?, journal })
+    }
+
+    /// What came into force and is not in the journal, as the agent ended in between.
+    pub(super) fn recovered(&self, dir: &Path, kernel: Generation) -> Option<Recovered> {
+        let recovered = self.standings.unsettled(kernel)?;
+        let mut journaled = false;
+        // What is wrong with the journal was told when it was opened.
+        let _ = journal::verify(dir, |line| journaled |= line.line.after == Some(recovered.after));
+        (!journaled).then_some(recovered)
     }
 }
 
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Core {
-    /// Brings a draft into force in a data path that is loaded but not attached.
+    /// Brings an intent into force in a data path that is loaded but not attached.
     pub(super) fn new(
-        config: Config,
-        host: Arc<str>,
-        state: StateDir,
+        maker: Maker,
         remembered: Remembered,
-        draft: Draft,
+        (intent, why): (Intent, &str),
+        names: Naming,
         mut datapath: Datapath,
         collector: impl FnOnce(Context) -> Collector,
     ) -> Result<Self, InstallError> {
-        let fresh_counters = remembered.registry.is_none();
-        let registry = remembered.registry.unwrap_or_default();
-        let empty = Context {
-            host: Arc::clone(&host),
-            labels: Arc::default(),
-            registry: Arc::new(registry.clone()),
-            rule_owners: HashMap::new(),
-        };
-        let collector = Arc::new(collector(empty));
-        let overrides = remembered.overrides;
-        let made = make(&config, &host, &state, &collector, &mut datapath, &draft, &overrides, registry);
-        let (made, counters) = match made.and_then(|made| Ok((made, datapath.counters()?))) {
+        let Remembered { registry, mut standings, journal } = remembered;
+        let fresh_counters = registry.is_none();
+        let registry = registry.unwrap_or_default();
+        let collector = Arc::new(collector(maker.context(&intent.stance, &Arc::new(registry.clone()))));
+        let origin = Origin { by: None, why, change: None, way_out: false };
+        let observer = datapath.observer();
+        let made = maker.prepare(intent, &registry).and_then(|prepared| {
+            let counters = datapath.counters()?;
+            let seen = seen_so_far(&observer, &counters, &collector);
+            let made = maker.install(prepared, origin, &mut standings, &collector, &mut datapath)?;
+            Ok((made.0, counters, seen))
+        });
+        let (made, counters, seen) = match made {
             Ok(parts) => parts,
             Err(error) => {
                 datapath.abandon()?;
@@ -161,15 +192,23 @@ impl Core {
         Ok(Self {
             fresh_counters,
             started: Timestamp::now(),
-            config,
-            host,
-            state,
+            revoker: Revoker::new(maker.config.on_revoke),
+            maker,
             collector,
             counters: Mutex::new(counters),
+            seen,
+            names,
+            guarding: Guarding::default(),
+            tampering: Tampering::default(),
+            observer,
             datapath: Mutex::new(datapath),
-            turn: Mutex::default(),
+            turn: Mutex::new(Turn { standings, journal }),
             in_force: ArcSwap::from_pointee(made),
         })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.maker.config
     }
 
     pub(super) fn in_force(&self) -> Arc<InForce> {
@@ -177,128 +216,186 @@ impl Core {
     }
 
     pub(super) fn datapath(&self) -> MutexGuard<'_, Datapath> {
-        self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.datapath)
     }
 
     /// The generation in force, asked of the kernel.
     pub(super) fn generation(&self) -> Result<Generation, datapath::Error> {
-        self.datapath().generation()
+        Ok(self.observer.in_force()?.generation)
     }
 
-    /// Brings the same policy into force once more, so that every flow is decided again. Blocks.
+    /// The generation that this agent put in force, and another one that is, if another one is.
+    pub(super) fn other_generation(&self) -> Option<(Generation, Generation)> {
+        let turn = lock(&self.turn);
+        let is = self.generation().ok()?;
+        let standing = turn.standings.now.as_ref()?;
+        let fallback = standing.pending.as_ref().map(|p| p.generation);
+        let known = is.0 == standing.generation || Some(is.0) == fallback;
+        (!known).then_some((Generation(standing.generation), is))
+    }
+
+    /// Writes what is no change of a generation into the journal.
+    pub(super) fn note(&self, change: &Change) {
+        let turn = lock(&self.turn);
+        write(&turn.journal, change, None, None);
+    }
+
+    /// Brings the same into force once more, so that every flow is decided again. Blocks.
     pub(super) fn load_again(&self) {
-        let addresses = self.in_force().addresses.clone();
-        if let Err(error) = self.move_to(addresses) {
+        if let Err(error) = self.surround(|_, around| around.clone()) {
             tracing::error!("cannot have every flow decided again: {error}");
         }
     }
 
-    /// Loads the zone files anew. Blocks.
-    pub(super) fn load(&self) -> Result<Generation, InstallError> {
-        self.change(|now| {
-            let draft = draft(&self.config, now.addresses.clone())?;
-            Ok((draft, now.overrides.clone()))
-        })
-    }
-
     /// Follows a change of the host's addresses. Blocks.
     pub(super) fn move_to(&self, addresses: Vec<IpAddr>) -> Result<Generation, InstallError> {
-        self.change(|now| {
-            let zone = policy::host_zone(
-                &now.policy,
-                self.config.host.zone.as_deref(),
-                &addresses,
-                &Resolved::new(),
-            )?;
-            Ok((Draft { zone, addresses, ..Draft::of(now) }, now.overrides.clone()))
-        })
+        self.surround(|_, around| Around { addresses, ..around.clone() })
     }
 
-    /// Changes the overrides. Blocks.
-    pub(super) fn override_modes<E: From<InstallError>>(
+    /// Brings what people chose into force in other surroundings. Not a change for the journal. Blocks.
+    pub(super) fn surround(
         &self,
-        change: impl FnOnce(&Policy, &[ModeOverride]) -> Result<Vec<ModeOverride>, E>,
-    ) -> Result<Generation, E> {
-        self.change(|now| Ok((Draft::of(now), change(&now.policy, &now.overrides)?)))
-    }
-
-    /// The one way to another generation. Changes come one after the other, each made of what the one before
-    /// brought into force.
-    fn change<E: From<InstallError>>(
-        &self,
-        next: impl FnOnce(&InForce) -> Result<(Draft, Vec<ModeOverride>), E>,
-    ) -> Result<Generation, E> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        next: impl FnOnce(&InForce, &Around) -> Around,
+    ) -> Result<Generation, InstallError> {
+        let mut turn = lock(&self.turn);
         let now = self.in_force();
-        let (draft, overrides) = next(&now)?;
-        let mut datapath = self.datapath();
-        let made = make(
-            &self.config,
-            &self.host,
-            &self.state,
-            &self.collector,
-            &mut datapath,
-            &draft,
-            &overrides,
-            Registry::clone(&now.registry),
-        )?;
-        self.in_force.store(Arc::new(made));
-        datapath.generation().map_err(|e| InstallError::Datapath(e).into())
+        let around = next(&now, &now.intent.around);
+        let intent = self.named(Intent { around, ..now.intent.clone() });
+        let prepared = self.maker.prepare(intent, &now.registry)?;
+        let origin = Origin { by: None, why: "", change: None, way_out: false };
+        let generation = self.install(&mut turn, prepared, origin)?;
+        self.settle(&mut turn);
+        Ok(generation)
     }
-}
 
-impl Draft {
-    /// What is in force, to be brought into force again with changes.
-    fn of(now: &InForce) -> Self {
-        Self {
-            policy: Arc::clone(&now.policy),
-            zone: now.zone.clone(),
-            addresses: now.addresses.clone(),
-            loaded_at: now.loaded_at,
-            warnings: now.warnings.clone(),
+    /// The one way in which people, guards and deadlines change what is in force. Changes come one after the
+    /// other, each made of what the one before brought into force; each is journaled. Blocks.
+    pub(super) fn change<E: From<InstallError>>(
+        &self,
+        change: &Change,
+        next: impl FnOnce(&InForce) -> Result<Intent, E>,
+    ) -> Result<Done, E> {
+        let looks = change.care != Care::None || change.guard.is_some();
+        // Before its turn: who waits for this one does not wait for the sockets to be listed.
+        let live = looks.then(|| self.live()).transpose()?;
+        let mut turn = lock(&self.turn);
+        let now = self.in_force();
+        let before = self.generation().map_err(InstallError::from)?;
+        let intent = self.named(next(&now)?);
+        let prepared = self.maker.prepare(intent, &now.registry)?;
+        let effects = live.map(|live| self.effects(&live, &prepared)).transpose()?.unwrap_or_default();
+        let Effects { mut breaks, mut flowing, unruled } = effects;
+        if change.care == Care::None {
+            breaks.clear();
+        }
+        if change.care == Care::DryRun || (change.care == Care::Refuse && !breaks.is_empty()) {
+            return Ok(Done { changed: false, generation: before, breaks, warnings: Vec::new() });
+        }
+        let origin = Origin {
+            by: change.by.map(|c| c.uid),
+            why: change.action.name(),
+            change: Some(change.announced()),
+            way_out: change.way_out,
+        };
+        let armed = match &change.guard {
+            None => None,
+            Some(plan) => {
+                // What was shown and is wanted all the same, unless the guard was asked for with it.
+                if change.care == Care::Force && !plan.is_asked() {
+                    flowing.retain(|key| !unruled.contains(key));
+                }
+                let pending = prepared.intent.pending.is_some();
+                let next = self.datapath().next_generation(pending).map_err(InstallError::from)?;
+                self.arm(plan, (&now, &prepared.intent), next, &flowing)
+            }
+        };
+        let generation = match self.install(&mut turn, prepared, origin) {
+            Ok(generation) => generation,
+            Err(error) => {
+                if let Some(armed) = armed {
+                    self.disarm(armed);
+                }
+                return Err(error.into());
+            }
+        };
+        write(&turn.journal, change, Some(before), Some(generation));
+        self.settle(&mut turn);
+        if let Some(why) = self.end_stale_guard()
+            && change.action != Action::Guard
+        {
+            write(&turn.journal, &Change::own(Action::GuardEnd).because(why), None, Some(generation));
+        }
+        let warnings = armed.map(|armed| armed.warnings).unwrap_or_default();
+        drop(now);
+        memory::give_back();
+        Ok(Done { changed: true, generation, breaks, warnings })
+    }
+
+    /// With what the names in all its zones stand for, also in those that it goes back to.
+    fn named(&self, intent: Intent) -> Intent {
+        let names = self.names.hold(&intent);
+        Intent { around: Around { names, ..intent.around }, ..intent }
+    }
+
+    fn install(
+        &self,
+        turn: &mut Turn,
+        prepared: Prepared,
+        origin: Origin<'_>,
+    ) -> Result<Generation, InstallError> {
+        let mut datapath = self.datapath();
+        let standings = &mut turn.standings;
+        let (made, generation) =
+            self.maker.install(prepared, origin, standings, &self.collector, &mut datapath)?;
+        self.maker.prune(&made.intent, self.guarding.former());
+        self.in_force.store(Arc::new(made));
+        self.revoker.policy_changed();
+        self.names.policy_changed();
+        Ok(generation)
+    }
+
+    fn settle(&self, turn: &mut Turn) {
+        if let Err(error) = turn.standings.settle(&self.maker.state, true) {
+            // What was announced tells the same to the next agent.
+            tracing::warn!("{error}");
         }
     }
+
+    /// Writes how the agent began into the journal, and first what the former one had no time for.
+    pub(super) fn note_start(&self, recovered: Option<&Recovered>, notes: &[String]) {
+        let turn = &mut *lock(&self.turn);
+        if let Some(Recovered { before, after, change }) = recovered {
+            let why = "the agent ended after this came into force and before it was journaled";
+            let told = Change {
+                by: change.uid.map(|uid| Caller { uid, pid: change.pid }),
+                details: serde_json::json!({ "change": change }),
+                ..Change::own(Action::Recover).because(why)
+            };
+            write(&turn.journal, &told, before.map(Generation), Some(Generation(*after)));
+        }
+        let mut change = Change::own(Action::Start);
+        let record = self.in_force().intent.stance.record;
+        change.details =
+            serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "policy": record, "notes": notes });
+        let generation = self.generation().ok();
+        write(&turn.journal, &change, None, generation);
+        self.settle(turn);
+    }
 }
 
-/// Compiles, saves, and lets the kernel swap. What must be known after a restart is on disk before the kernel
-/// changes; if the kernel then refuses, the former overrides are put back.
-#[expect(clippy::too_many_arguments, reason = "the parts of a core that may not exist yet")]
-fn make(
-    config: &Config,
-    host: &Arc<str>,
-    state: &StateDir,
-    collector: &Collector,
-    datapath: &mut Datapath,
-    draft: &Draft,
-    overrides: &[ModeOverride],
-    mut registry: Registry,
-) -> Result<InForce, InstallError> {
-    let began = Instant::now();
-    let before = registry.clone();
-    let at = Host::in_zone(&draft.zone, &draft.addresses);
-    let for_compiler = modes::for_compiler(overrides);
-    let compiled = policy::compile(&draft.policy, at, &for_compiler, &config.failsafes, &mut registry)?;
-    if registry != before || state.load::<Registry>(REGISTRY_FILE)?.is_none() {
-        state.save(REGISTRY_FILE, &registry)?;
+/// A journal that cannot be written must not keep a host in a state that its operator wants to leave.
+fn write(journal: &Journal, change: &Change, before: Option<Generation>, after: Option<Generation>) {
+    let mut entry = Entry {
+        before: before.map(|g| g.0),
+        after: after.map(|g| g.0),
+        reason: change.reason.clone(),
+        details: change.details.clone(),
+        ..Entry::new(change.action)
+    };
+    if let Some(caller) = change.by {
+        entry = entry.by(caller.uid, caller.pid);
     }
-    let former: Option<Vec<ModeOverride>> = state.load(MODES_FILE)?;
-    if former.as_deref() != Some(overrides) {
-        state.save(MODES_FILE, &overrides)?;
+    if let Err(error) = journal.append(entry) {
+        tracing::error!("not journaled: {error}");
     }
-    let registry = Arc::new(registry);
-    collector.set_context(context(config, host, &draft.policy, &registry));
-    if let Err(error) = datapath.apply(&compiled, None) {
-        state.save(MODES_FILE, &former.unwrap_or_default())?;
-        return Err(error.into());
-    }
-    Ok(InForce {
-        policy: Arc::clone(&draft.policy),
-        overrides: overrides.to_vec(),
-        registry,
-        zone: draft.zone.clone(),
-        addresses: draft.addresses.clone(),
-        loaded_at: draft.loaded_at,
-        apply_seconds: began.elapsed().as_secs_f64(),
-        warnings: draft.warnings.clone(),
-    })
 }

@@ -1,66 +1,110 @@
 //! The tasks that follow the kernel: its ring buffer, flows that fall silent, the host's own addresses.
 
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use segd_common::event::{Event, Kind};
 use segd_common::flow::{CLOSED, DENIAL_NS, IDLE_NS, OPENED, OwnedFlow};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{self, Interest};
+use segd_common::schema::EVENT_BYTES;
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use crate::datapath::{self, host};
-use crate::telemetry::Collector;
 
 const TICK: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
 const SURROUNDINGS: Duration = Duration::from_secs(5);
 
-/// Events handed on before other tasks get their turn.
+/// Events handed on at a time.
 const BATCH: usize = 1024;
 
-/// Hands every event of the ring buffer to the collector, until `shutdown`; then what is left in it.
+/// While events come they are left to gather for so long: the kernel wakes nobody for them meanwhile. Not longer, for
+/// program and unit of a process that ends at once are looked up when its event is read.
+const GATHER: Duration = Duration::from_millis(5);
+/// The same when so many came in [`GATHER`] that the ring buffer would soon be full.
+const GATHER_LITTLE: Duration = Duration::from_millis(1);
+/// A quarter of what the ring buffer holds.
+const MANY: usize = EVENT_BYTES as usize / (size_of::<Event>() + RECORD_HEADER) / 4;
+/// BPF_RINGBUF_HDR_SZ of include/uapi/linux/bpf.h.
+const RECORD_HEADER: usize = 8;
+
+/// Hands every event of the ring buffer on, until `shutdown`; then what is left in it.
 ///
 /// # Errors
 /// The ring buffer cannot be waited for.
 pub(super) async fn follow(
     ring: RingBuf<MapData>,
-    collector: Arc<Collector>,
+    core: Arc<Core>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    // SAFETY: the descriptor is the ring buffer's own, which it keeps open for as long as it lives.
-    let mut ring =
-        unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)?;
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            guard = ring.readable_mut() => {
-                let mut guard = guard?;
-                if drain(guard.get_inner_mut(), &collector, BATCH) < BATCH {
-                    guard.clear_ready();
-                }
-            }
-            _ = tick.tick() => collector.tick(),
-            () = shutdown.cancelled() => break,
-        }
-        tokio::task::yield_now().await;
-    }
-    drain(ring.get_mut(), &collector, usize::MAX);
-    Ok(())
+    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+    let told = Arc::clone(&stop);
+    let reader = tokio::task::spawn_blocking(move || read(ring, &core, &told));
+    shutdown.cancelled().await;
+    stop.write(1)?;
+    reader.await.map_err(io::Error::other)?
 }
 
-fn drain(ring: &mut RingBuf<MapData>, collector: &Collector, most: usize) -> usize {
-    let mut taken = 0;
-    while taken < most {
-        let Some(item) = ring.next() else { break };
-        if let Some(event) = datapath::event(&item) {
-            collector.take(&event);
+/// On a thread of its own, as it waits for two different things: for the first event when there was none, which the
+/// kernel wakes it for (a producer that finds the buffer read up does so), and else only for time to pass. So the
+/// programs pay for a wake-up at most once in [`GATHER`].
+fn read(mut ring: RingBuf<MapData>, core: &Core, stop: &EventFd) -> io::Result<()> {
+    let mut ticked: Option<Instant> = None;
+    loop {
+        if ticked.is_none_or(|at| at.elapsed() >= TICK) {
+            core.collector.tick();
+            ticked = Some(Instant::now());
         }
-        taken += 1;
+        let taken = drain(&mut ring, core);
+        let stopped = match taken {
+            0 => wait(stop, Some(ring.as_fd()), TICK)?,
+            1..MANY => wait(stop, None, GATHER)?,
+            _ => wait(stop, None, GATHER_LITTLE)?,
+        };
+        if stopped {
+            drain(&mut ring, core);
+            return Ok(());
+        }
     }
-    taken
+}
+
+/// Waits until `stop`, which it tells, or until the other one can be read, at most for `time`.
+fn wait(stop: &EventFd, other: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<bool> {
+    let mut fds: Vec<PollFd<'_>> = [Some(stop.as_fd()), other]
+        .into_iter()
+        .flatten()
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    let time = PollTimeout::try_from(time).map_err(io::Error::other)?;
+    match poll(&mut fds, time) {
+        Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Hands on what is in the ring buffer. Returns how many events that were.
+fn drain(ring: &mut RingBuf<MapData>, core: &Core) -> usize {
+    let mut taken = 0;
+    loop {
+        let mut batch = core.collector.batch();
+        let before = taken;
+        while taken - before < BATCH {
+            let Some(item) = ring.next() else { break };
+            if let Some(event) = datapath::event(&item) {
+                core.take(&event, &mut batch);
+            }
+            taken += 1;
+        }
+        if taken - before < BATCH {
+            return taken;
+        }
+    }
 }
 
 /// Tells what no packet tells any more: flows of unconnected sockets that fell silent for [`IDLE_NS`], and
@@ -78,13 +122,14 @@ pub(super) async fn sweep(core: Arc<Core>, shutdown: CancellationToken) {
             let ended = counters.take_idle(now.saturating_sub(IDLE_NS));
             (ended, counters.take_untold(now.saturating_sub(DENIAL_NS)))
         });
+        let mut batch = core.collector.batch();
         for owned in ended.iter().filter(|o| o.flow.flags & (OPENED | CLOSED) == OPENED) {
-            core.collector.take(&event(Kind::Close, owned, 1, now));
+            batch.take(&event(Kind::Close, owned, 1, now));
         }
         match untold {
             Ok(untold) => {
                 for denial in untold {
-                    core.collector.take(&event(Kind::Deny, &denial.sample, denial.untold, now));
+                    core.take(&event(Kind::Deny, &denial.sample, denial.untold, now), &mut batch);
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot look for denials that were not told"),
@@ -128,15 +173,16 @@ pub(super) async fn surroundings(core: Arc<Core>, shutdown: CancellationToken) {
             }
         };
         let stepped = host::boot_to_unix_ns().abs_diff(offset) > CLOCK_STEP;
-        let moved = found != core.in_force().addresses && refused.as_ref() != Some(&found);
+        let moved = found != core.in_force().intent.around.addresses && refused.as_ref() != Some(&found);
         if !stepped && !moved {
             continue;
         }
-        offset = host::boot_to_unix_ns();
+        let now = host::boot_to_unix_ns();
         match tokio::task::block_in_place(|| core.move_to(found.clone())) {
             Ok(generation) => {
                 tracing::info!(generation = generation.0, addresses = ?found,
                     "the addresses of this host or its wall clock changed");
+                offset = now;
                 refused = None;
             }
             Err(error) => {
@@ -146,5 +192,35 @@ pub(super) async fn surroundings(core: Arc<Core>, shutdown: CancellationToken) {
                 refused = Some(found);
             }
         }
+    }
+}
+
+/// Puts the former policy back into the agent's hands when nobody confirmed the new one in time (the kernel did it at
+/// that instant), and forgets exceptions whose time is over.
+pub(super) async fn deadlines(core: Arc<Core>, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        if !core.is_something_over() {
+            continue;
+        }
+        tokio::task::block_in_place(|| {
+            match core.lapse() {
+                None => {}
+                Some(Ok(done)) => {
+                    tracing::warn!(
+                        generation = done.generation.0,
+                        "nobody confirmed the change: the former policy is back"
+                    );
+                }
+                Some(Err(error)) => tracing::error!(
+                    "nobody confirmed the change; the kernel went back to the former policy, the agent could not: {error}"
+                ),
+            }
+            core.end_exceptions();
+        });
     }
 }

@@ -1,8 +1,21 @@
 //! `segd run`: puts the parts together, in an order in which whatever can fail does so before the kernel is
 //! touched, and takes them apart again. What is pinned in the kernel stays when the agent ends.
 
+mod breaks;
+mod changes;
 mod core;
+mod error;
 mod events;
+mod guarding;
+mod intent;
+mod maker;
+mod memory;
+mod naming;
+mod requests;
+mod revoke;
+mod standing;
+mod starting;
+mod tampering;
 mod view;
 
 use std::path::PathBuf;
@@ -10,19 +23,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
+use segd_common::id::Generation;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use core::InstallError;
-use core::{Core, Draft, Remembered};
-use state::StateDir;
-pub use state::StateError;
+use core::{Change, Core, Remembered};
+pub use error::{InstallError, StartError};
+use intent::Around;
+use intent::Stance;
+use maker::Maker;
+use naming::Naming;
+use starting::Beginning;
 
-use crate::config::{self, Config, ConfigError, SinkTarget};
+use crate::config::{self, Config, SinkTarget};
 use crate::control::{self, ControlSocket};
-use crate::datapath::{self, Datapath, Place, host};
-use crate::state;
+use crate::datapath::{Datapath, Place, Seeded, host};
+use crate::rollout::history::History;
+use crate::rollout::journal::Action;
+use crate::state::StateDir;
 use crate::telemetry::exporter::{self, Exporter};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::ProcFs;
@@ -49,81 +68,28 @@ pub struct Options {
     pub program_log: u8,
 }
 
-/// Why the agent does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// `segd.toml`.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The policy, or bringing it into force.
-    #[error(transparent)]
-    Install(#[from] InstallError),
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The control socket.
-    #[error(transparent)]
-    Control(#[from] control::BindError),
-    /// The metrics address.
-    #[error(transparent)]
-    Metrics(#[from] exporter::BindError),
-    /// A sink.
-    #[error("the sink {name} cannot start: {source}")]
-    Sink {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The kernel.
-    #[error(transparent)]
-    Datapath(#[from] datapath::Error),
-    /// The metrics' names: a build error.
-    #[error("cannot make the metrics: {0}")]
-    Names(#[from] prometheus::Error),
-    /// The system.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// The system's word.
-        source: std::io::Error,
-    },
-}
-
-impl StartError {
-    /// Exit code of `segd run`: 4 where more privilege would help, else 2.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        let permission = match self {
-            Self::Datapath(e) | Self::Install(InstallError::Datapath(e)) => e.is_permission(),
-            Self::State(e) | Self::Install(InstallError::State(e)) => e.is_permission(),
-            Self::Control(control::BindError::Io { source, .. }) => {
-                source.kind() == std::io::ErrorKind::PermissionDenied
-            }
-            _ => false,
-        };
-        if permission { 4 } else { 2 }
-    }
-}
-
 /// Runs the agent until SIGTERM or SIGINT. SIGHUP loads the zone files anew.
 ///
 /// # Errors
 /// Why it does not start. Then nothing is attached that was not before.
 pub async fn run(options: Options) -> Result<(), StartError> {
+    memory::set_up();
     let config = config::read(options.config.as_deref())?;
     let addresses = host::addresses().map_err(system("read the addresses of this host"))?;
-    let draft = core::draft(&config, addresses)?;
-    for warning in &draft.warnings {
-        tracing::warn!("{warning}");
-    }
     let state = StateDir::open(&options.state_dir)?;
+    let remembered = Remembered::load(&state, &options.state_dir)?;
+    let names = Naming::load(&config.names, &state)?;
+    let around = Around { addresses, ..Around::default() };
+    let files = match changes::read(&config, |policy| names.for_policy(policy, naming::PATIENCE)) {
+        // Nothing to go on with, and nothing is touched yet.
+        Err(error) if remembered.standings.now.is_none() => return Err(error.into()),
+        files => files,
+    };
     let socket = ControlSocket::bind(&options.run_dir, &config.control_group)?;
     let listener = exporter::bind(config.metrics_listen).await?;
     let metrics_address = listener.local_addr().map_err(system("read the metrics address"))?;
     let mut signals = Signals::new()?;
-    let core = Arc::new(load(&options, config, state, draft)?);
+    let core = Arc::new(load(&options, config, state, remembered, (files, around), names)?);
     let agent = Arc::new(view::Handle::new(Arc::clone(&core), metrics_address));
     let collector = Arc::clone(&core.collector);
     let metrics = Arc::new(Metrics::new(Arc::clone(&agent) as _, Arc::clone(&collector))?);
@@ -131,7 +97,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let follower = events::follow(ring, Arc::clone(&collector), shutdown.clone());
+    let follower = events::follow(ring, Arc::clone(&core), shutdown.clone());
     tasks.spawn(async move {
         if let Err(error) = follower.await {
             tracing::error!("no more flow records: cannot wait for the ring buffer: {error}");
@@ -139,10 +105,17 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     });
     tasks.spawn(events::sweep(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::surroundings(Arc::clone(&core), shutdown.clone()));
+    tasks.spawn(events::deadlines(Arc::clone(&core), shutdown.clone()));
+    tasks.spawn(naming::follow(Arc::clone(&core), shutdown.clone()));
+    tasks.spawn(tampering::watch(Arc::clone(&core), shutdown.clone()));
+    tasks.spawn(guarding::watch(Arc::clone(&core), shutdown.clone()));
+    tasks.spawn(revoke::destroy(Arc::clone(&core), shutdown.clone()));
+    tasks.spawn(revoke::follow(Arc::clone(&core), shutdown.clone()));
     let readiness = Arc::clone(&agent) as _;
     let pages = Exporter { metrics, collector: Arc::clone(&collector), readiness };
     tasks.spawn(exporter::serve(listener, pages, shutdown.clone()));
     tasks.spawn(control::serve(socket, agent, shutdown.clone()));
+    memory::give_back();
     notify(&[sd_notify::NotifyState::Ready]);
 
     signals.until_told(&core).await;
@@ -150,6 +123,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     shutdown.cancel();
     tasks.close();
     tasks.wait().await;
+    core.note(&Change::own(Action::Stop));
     tokio::task::block_in_place(|| collector.close_sinks(PATIENCE));
     tracing::info!("stopped; the programs stay attached and go on judging (`segd detach` takes them off)");
     Ok(())
@@ -161,14 +135,20 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 
 /// Loads the programs and brings the policy into force in tables that nothing reads yet, or that the programs
 /// of a former agent read. Undone on an error, unless a former agent's programs are in place.
-fn load(options: &Options, config: Config, state: StateDir, draft: Draft) -> Result<Core, StartError> {
+fn load(
+    options: &Options,
+    config: Config,
+    state: StateDir,
+    remembered: Remembered,
+    (files, around): (Result<Stance, InstallError>, Around),
+    names: Naming,
+) -> Result<Core, StartError> {
     let root = host::cgroup2_root();
     let (cgroup, cgroups) = match (&options.cgroup, root) {
         (Some(cgroup), root) => (cgroup.clone(), root.unwrap_or_else(|_| cgroup.clone())),
         (None, root) => root.map(|root| (root.clone(), root))?,
     };
     let place = Place { cgroup, bpffs: options.bpffs.clone(), log_level: options.program_log };
-    let remembered = Remembered::load(&state)?;
     let name = match &config.host.name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()
@@ -176,15 +156,46 @@ fn load(options: &Options, config: Config, state: StateDir, draft: Draft) -> Res
             .to_string_lossy()
             .into_owned(),
     };
+    let history = History::open(&options.state_dir)?;
     let sinks = start_sinks(&config)?;
-    let fresh_counters = remembered.registry.is_none();
-    let mut datapath = Datapath::open(&place, fresh_counters)?;
+    let mut datapath = Datapath::open(&place, remembered.registry.is_none())?;
+    let kernel = datapath.in_force()?;
+    for record in remembered.standings.unfulfilled(kernel.generation) {
+        history.remove(record)?;
+    }
+    let kept = history.generations()?.into_iter().chain(remembered.standings.last());
+    datapath.go_on_from(kept.map(Generation).max().unwrap_or_default());
+    let begun = starting::begin(&remembered.standings, &history, kernel, files, around);
+    let Beginning { mut intent, why, notes, lapsed, ended } = match begun {
+        Ok(beginning) => beginning,
+        Err(error) => {
+            datapath.abandon()?;
+            return Err(error.into());
+        }
+    };
+    intent.around.names = names.hold(&intent);
+    for warning in intent.stance.warnings.iter().chain(&notes) {
+        tracing::warn!("{warning}");
+    }
     if options.program_log > 0 {
         follow_program_log(&mut datapath);
     }
+    let recovered = remembered.recovered(&options.state_dir, kernel.generation);
     let processes = Box::new(ProcFs::new(cgroups));
     let collector = |context| Collector::new(context, processes, sinks);
-    Ok(Core::new(config, name.into(), state, remembered, draft, datapath, collector)?)
+    let maker = Maker { config, host: name.into(), state, history };
+    // What other zone files than those that stood take the place of, which is watched too.
+    let loads = intent.stance.record == 0;
+    let stood = remembered.standings.now.as_ref().filter(|s| loads && s.pending.is_none());
+    let replaced = stood.map(|s| (s.record, host::boottime_ns()));
+    let core = Core::new(maker, remembered, (intent, why), names, datapath, collector)?;
+    core.note_start(recovered.as_ref(), &notes);
+    core.resume_guard(replaced);
+    core.tell_ended(&ended, "its time was over before the start");
+    if lapsed {
+        core.note(&Change::own(Action::Expire).because("nobody confirmed the change in time"));
+    }
+    Ok(core)
 }
 
 fn start_sinks(config: &Config) -> Result<Vec<Sink>, StartError> {
@@ -232,20 +243,48 @@ fn follow_program_log(datapath: &mut Datapath) {
 fn attach(core: &Core) -> Result<RingBuf<MapData>, StartError> {
     let mut datapath = core.datapath();
     let ring = datapath.take_events()?;
+    let first = !datapath.is_attached();
+    if first {
+        seed(&mut datapath);
+    }
     let took_over = datapath.attach()?;
+    if first {
+        // Those that were made meanwhile.
+        seed(&mut datapath);
+    }
     let foreign = datapath.foreign();
     drop(datapath);
+    core.revoker.policy_changed();
     if core.fresh_counters && took_over {
         // Flows that the former programs decided since have places in counters that are gone.
         core.load_again();
     }
     let now = core.in_force();
     let how = if took_over { "took over from a former agent" } else { "attached" };
-    tracing::info!(zone = now.zone, rules = now.policy.rules.len(), "{how}");
+    tracing::info!(zone = now.zone, rules = now.intent.stance.policy.rules.len(), "{how}");
     for (hook, program) in foreign {
         tracing::info!(hook, program, "another program is attached beside segd's; it is left alone");
     }
     Ok(ring)
+}
+
+/// Tells the programs of the sockets that are older than they.
+fn seed(datapath: &mut Datapath) {
+    match datapath.seed() {
+        Ok(Seeded { flows: 0, servers: 0, left_out: 0 }) => {}
+        Ok(Seeded { flows, servers, left_out: 0 }) => {
+            tracing::info!(flows, servers, "found sockets that are older than the programs");
+        }
+        Ok(Seeded { flows, servers, left_out }) => tracing::warn!(
+            flows,
+            servers,
+            left_out,
+            "too many sockets are older than the programs; connections of those left out pass until they end"
+        ),
+        Err(error) => {
+            tracing::warn!("connections that are older than the programs pass until they end: {error}");
+        }
+    }
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
@@ -276,10 +315,18 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.reload.recv() => match tokio::task::block_in_place(|| core.load()) {
-                    Ok(generation) => tracing::info!(generation = generation.0, "loaded the zone files anew"),
-                    Err(error) => tracing::error!("the former policy stays in force: {error}"),
-                },
+                _ = self.reload.recv() => {
+                    // Its guard's probe may take long.
+                    let told = tokio::select! {
+                        told = requests::reload(core) => told,
+                        _ = self.terminate.recv() => return,
+                        _ = self.interrupt.recv() => return,
+                    };
+                    match told {
+                        Ok(done) => tracing::info!(generation = done.generation.0, "loaded the zone files anew"),
+                        Err(error) => tracing::error!("the former policy stays in force: {error}"),
+                    }
+                }
             }
         }
     }

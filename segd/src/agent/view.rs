@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
 use segd_common::counter::{Counter, CounterKey, Loss};
 use segd_common::id::Generation;
-use segd_common::traffic::{Mode, Verdict};
+use segd_common::traffic::Verdict;
 
-use super::core::{Core, InForce, InstallError};
-use crate::control::Agent;
+use super::core::Core;
+use super::intent::Stance;
+use super::maker::InForce;
+use super::requests;
 use crate::control::api::{
-    Applied, Caller, ControlError, ErrorBody, FlowCounts, HookStatus, HostStatus, ModeOutcome, ModeRequest,
-    PolicyStatus, SinkState, StageLoss, Status,
+    CanaryStatus, FlowCounts, HookStatus, HostStatus, PolicyStatus, SinkState, StageLoss, Status,
 };
 use crate::datapath::{self, Counters};
 use crate::policy;
-use crate::rollout::modes::{self, ModeError};
-use crate::telemetry::Collector;
+use crate::policy::model::Exception;
+use crate::rollout::modes;
 use crate::telemetry::exporter::Readiness;
-use crate::telemetry::metrics::{MapUse, RuleInfo, Snapshot, Source, SourceError};
+use crate::telemetry::metrics::{MapUse, RolloutInfo, RuleInfo, Snapshot, Source, SourceError};
 
 /// The agent as its servers see it.
 pub(super) struct Handle {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     metrics: SocketAddr,
 }
 
@@ -37,29 +37,22 @@ impl Handle {
         self.core.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn policy_status(&self, now: &InForce) -> PolicyStatus {
+    pub(super) fn policy_status(&self, now: &InForce) -> PolicyStatus {
+        let stance = &now.intent.stance;
         PolicyStatus {
-            dir: self.core.config.policy_dir.clone(),
-            hash: now.policy.hash(),
-            loaded_at: now.loaded_at,
-            rules: now.policy.rules.len() as u64,
-            zones: now.policy.zones.len() as u64,
-        }
-    }
-
-    fn outcome(&self, generation: Generation) -> ModeOutcome {
-        let now = self.core.in_force();
-        ModeOutcome {
-            generation: generation.0,
-            modes: modes::entries(&now.policy, &now.zone, &now.overrides),
-            overrides: now.overrides.clone(),
-            warnings: self.missing_hooks().into_iter().collect(),
+            record: stance.record,
+            held: now.intent.held.as_ref().map(|held| held.why.clone()),
+            dir: self.core.config().policy_dir.clone(),
+            hash: stance.policy.hash(),
+            loaded_at: stance.loaded_at,
+            rules: stance.policy.rules.len() as u64,
+            zones: stance.policy.zones.len() as u64,
         }
     }
 
     /// A warning if programs are missing where they were attached.
-    fn missing_hooks(&self) -> Option<String> {
-        let attached = self.core.datapath().attached();
+    pub(super) fn missing_hooks(&self) -> Option<String> {
+        let attached = self.core.observer.attached();
         let missing: Vec<&str> = attached.iter().filter(|a| a.program_id.is_none()).map(|a| a.hook).collect();
         let all = attached.len();
         match missing.len() {
@@ -75,39 +68,34 @@ impl Handle {
     }
 }
 
-/// Why the mode was not changed.
-enum Refused {
-    Mode(ModeError),
-    Install(InstallError),
-}
-
-impl From<InstallError> for Refused {
-    fn from(error: InstallError) -> Self {
-        Self::Install(error)
+impl Handle {
+    fn canaries(&self, stance: &Stance) -> Vec<CanaryStatus> {
+        policy::canary::canaries(&stance.policy, &self.core.maker.host)
+            .into_iter()
+            .map(|c| {
+                let limit = if c.peers.is_empty() {
+                    String::new()
+                } else {
+                    format!(", for traffic with {}", c.peers.join(", "))
+                };
+                CanaryStatus { rollout: c.place, included: c.is_in, why: format!("{}{limit}", c.why) }
+            })
+            .collect()
     }
-}
 
-fn body(error: &impl ToString, help: Option<&str>) -> ErrorBody {
-    ErrorBody { error: error.to_string(), help: help.map(str::to_owned) }
-}
-
-impl From<InstallError> for ControlError {
-    fn from(error: InstallError) -> Self {
-        let stays = Some("the former policy stays in force");
-        match error {
-            InstallError::Read(_) | InstallError::Policy(_) | InstallError::HostZone(_) => {
-                Self::Invalid(body(&error, stays))
-            }
-            _ => Self::Failed(body(&error, stays)),
-        }
-    }
-}
-
-impl Agent for Handle {
-    fn status(&self) -> Status {
+    /// What `segd status` shows.
+    pub(super) fn show(&self) -> Status {
         let core = &self.core;
         let now = core.in_force();
+        let intent = &now.intent;
+        let stance = &intent.stance;
         let mut warnings = now.warnings.clone();
+        warnings.extend(intent.held.as_ref().map(|held| {
+            let dir = core.config().policy_dir.display();
+            format!("the zone files in {dir} are not in force: {}; `segd apply` loads them", held.why)
+        }));
+        warnings.extend(core.names.warnings());
+        warnings.extend(core.guarding.warning());
         let mut note =
             |what: &str, error: datapath::Error| warnings.push(format!("cannot read {what}: {error}"));
         let generation = core.generation().unwrap_or_else(|e| {
@@ -123,7 +111,7 @@ impl Agent for Handle {
             Default::default()
         });
         let hooks: Vec<HookStatus> = core
-            .datapath()
+            .observer
             .attached()
             .into_iter()
             .map(|a| HookStatus {
@@ -141,14 +129,19 @@ impl Agent for Handle {
             pid: std::process::id(),
             started: core.started,
             host: HostStatus {
-                name: core.host.to_string(),
+                name: core.maker.host.to_string(),
                 zone: Some(now.zone.clone()),
-                addresses: now.addresses.clone(),
+                addresses: intent.around.addresses.clone(),
             },
             generation: generation.0,
             policy: Some(self.policy_status(&now)),
-            modes: modes::entries(&now.policy, &now.zone, &now.overrides),
-            overrides: now.overrides.clone(),
+            pending: intent.pending.as_ref().map(requests::pending_status),
+            guard: core.guarding.status(),
+            canaries: self.canaries(stance),
+            exceptions: intent.around.exceptions.clone(),
+            names: core.names.status(&stance.policy),
+            modes: modes::entries(&stance.policy, &now.zone, &core.maker.host, &stance.overrides),
+            overrides: stance.overrides.clone(),
             hooks,
             flows: sum(&counters),
             lost: lost.map(|(stage, lost)| StageLoss { stage, lost }).collect(),
@@ -161,44 +154,6 @@ impl Agent for Handle {
             metrics: Some(self.metrics.to_string()),
             warnings,
         }
-    }
-
-    async fn set_mode(&self, request: ModeRequest, caller: Caller) -> Result<ModeOutcome, ControlError> {
-        let changed = tokio::task::block_in_place(|| {
-            self.core.override_modes(|policy, old| {
-                modes::set(policy, old, &request, caller, Timestamp::now()).map_err(Refused::Mode)
-            })
-        });
-        match changed {
-            Ok(generation) => {
-                tracing::info!(
-                    generation = generation.0,
-                    uid = caller.uid,
-                    mode = request.mode.map_or("as in the zone files", Mode::name),
-                    subject = request.subject,
-                    service = request.service,
-                    "mode set"
-                );
-                Ok(self.outcome(generation))
-            }
-            Err(Refused::Mode(error)) => Err(ControlError::Invalid(body(&error, None))),
-            Err(Refused::Install(error)) => Err(error.into()),
-        }
-    }
-
-    async fn apply(&self, caller: Caller) -> Result<Applied, ControlError> {
-        let generation = tokio::task::block_in_place(|| self.core.load())?;
-        tracing::info!(generation = generation.0, uid = caller.uid, "loaded the zone files anew");
-        let now = self.core.in_force();
-        Ok(Applied {
-            generation: generation.0,
-            policy: self.policy_status(&now),
-            warnings: now.warnings.iter().cloned().chain(self.missing_hooks()).collect(),
-        })
-    }
-
-    fn hub(&self) -> &Collector {
-        &self.core.collector
     }
 }
 
@@ -227,16 +182,14 @@ impl Source for Handle {
         let used = counters.usage().map_err(failed)?;
         drop(counters);
         let mut hooks = BTreeMap::new();
-        let (attached, generation) = {
-            let datapath = self.core.datapath();
-            (datapath.attached(), datapath.generation().map_err(failed)?)
-        };
-        for a in attached {
+        let generation = self.core.generation().map_err(failed)?;
+        for a in self.core.observer.attached() {
             *hooks.entry(a.hook.to_owned()).or_insert(0) += u64::from(a.program_id.is_some());
         }
-        let overrides = modes::for_compiler(&now.overrides);
-        let enforcing =
-            policy::compile::enforcing(&now.policy, policy::Host::in_zone(&now.zone, &[]), &overrides);
+        let stance = &now.intent.stance;
+        let overrides = modes::for_compiler(&stance.overrides);
+        let host = self.core.maker.local(&now.zone, stance, &now.intent.around);
+        let enforcing = policy::compile::enforcing(&stance.policy, host, &overrides);
         let rule = |r: &policy::model::Rule| RuleInfo {
             id: r.id.clone(),
             owner: r.owner.clone().unwrap_or_default(),
@@ -256,14 +209,30 @@ impl Source for Handle {
                 .collect(),
             hooks: hooks.into_iter().collect(),
             generation: generation.0,
-            policy_hash: Some(now.policy.hash()),
+            policy_hash: Some(stance.policy.hash()),
             apply_seconds: Some(now.apply_seconds),
             enforcing: enforcing
                 .into_iter()
                 .map(|e| (e.subject, e.direction, e.service, e.enforcing))
                 .collect(),
-            rules: now.policy.rules.iter().map(rule).collect(),
+            rules: stance.policy.rules.iter().map(rule).collect(),
+            rollout: self.rollout(&now),
         })
+    }
+}
+
+impl Handle {
+    fn rollout(&self, now: &InForce) -> RolloutInfo {
+        let exception =
+            |e: &Exception| RuleInfo { id: e.id.clone(), owner: e.owner.clone(), expires: Some(e.expires) };
+        RolloutInfo {
+            confirm_deadline: now.intent.pending.as_ref().map(|p| p.deadline),
+            guarded: self.core.guarding.status().is_some(),
+            guard_rollbacks: self.core.guarding.rollbacks(),
+            held: now.intent.held.is_some(),
+            exceptions: now.intent.around.exceptions.iter().map(exception).collect(),
+            tampers: self.core.tampering.counts().into(),
+        }
     }
 }
 
@@ -273,7 +242,7 @@ impl Readiness for Handle {
         if generation == Generation::NONE {
             return Err("no policy is in force".to_owned());
         }
-        let attached = self.core.datapath().attached();
+        let attached = self.core.observer.attached();
         match attached.iter().find(|a| a.program_id.is_none()) {
             Some(a) => Err(format!("no program is attached at {}", a.hook)),
             None => Ok(()),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::output::{self, Output};
 use super::{Failure, NO, Outcome};
-use crate::config::units;
+use crate::policy::duration::duration as parse_duration;
 use crate::rollout::journal::{self, Action, Line, Verified, VerifyError, Visit};
 use crate::telemetry::text::printable;
 
@@ -41,7 +41,7 @@ fn actions() -> impl clap::builder::TypedValueParser<Value = Action> {
 }
 
 fn since(text: &str) -> Result<Timestamp, String> {
-    let ago = units::duration(text).and_then(|ago| SignedDuration::try_from(ago).ok());
+    let ago = parse_duration(text).and_then(|ago| SignedDuration::try_from(ago).ok());
     let local = || text.parse::<civil::DateTime>().ok()?.to_zoned(TimeZone::system()).ok();
     ago.and_then(|ago| Timestamp::now().checked_sub(ago).ok())
         .or_else(|| text.parse().ok())

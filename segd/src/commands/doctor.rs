@@ -71,6 +71,10 @@ fn examine(cgroup: Option<&Path>, bpffs: &Path) -> Vec<Row> {
     tried("cgroup2", probe::cgroup(cgroup));
     tried("bpffs", probe::bpffs(bpffs));
     tried("programs", probe::programs());
+    match probe::tracepoints() {
+        Ok(detail) => row("workloads", Finding::Ok, detail),
+        Err(error) => row("workloads", Finding::Note, error.to_string()),
+    }
     for (check, detail) in probe::neighbours(cgroup, bpffs) {
         row(check, Finding::Note, detail);
     }

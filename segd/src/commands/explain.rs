@@ -11,7 +11,7 @@ use crate::config::{self, Config};
 use crate::control::ClientError;
 use crate::control::api::Status;
 use crate::policy::model::{Override, ServiceRef};
-use crate::policy::{self, Policy, Situation, Sources};
+use crate::policy::{self, Policy, Resolved, Situation, Sources};
 use crate::rollout::modes;
 
 /// Answers from the zone files, by the same code that decides in the kernel, with what `segd mode` has set if
@@ -27,7 +27,7 @@ pub(super) struct Explain {
     to: String,
     /// A port (`5432` is `tcp/5432`), `udp/53`, `icmp/echo`, or a service
     port: String,
-    /// Other zone files than those that the configuration names; then no mode set by `segd mode` counts
+    /// Other zone files than those that the configuration names; then nothing that the agent knows counts
     #[arg(long, value_name = "DIR")]
     zones: Option<PathBuf>,
     /// The agent's configuration, for its failsafes
@@ -54,6 +54,11 @@ fn of_host(policy: &Policy, status: &Status) -> Vec<Override> {
     overrides
 }
 
+/// What the agent knows that names stand for.
+fn resolved(status: &Status) -> Resolved {
+    status.names.iter().map(|name| (name.name.clone(), name.addresses.clone())).collect()
+}
+
 impl Explain {
     pub(super) async fn run(self) -> Outcome {
         let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
@@ -61,13 +66,21 @@ impl Explain {
         let now = Timestamp::now();
         let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
         let policy = policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))?;
-        let overrides = self.overrides(&policy).await?;
+        let status = self.status().await?;
+        let overrides = status.as_ref().map(|status| of_host(&policy, status)).unwrap_or_default();
+        let names = status.as_ref().map(resolved).unwrap_or_default();
+        let exceptions = status.as_ref().map(|status| status.exceptions.as_slice()).unwrap_or_default();
+        if let Some(why) = status.as_ref().and_then(|status| status.policy.as_ref()?.held.as_ref()) {
+            eprintln!("segd: this tells of the zone files, which are not in force on this host: {why}");
+        }
         let host = self.host(&config)?;
         let mut denied = false;
         let mut all = Vec::new();
         for port in self.ports(&policy)? {
             let at = Situation {
                 overrides: &overrides,
+                exceptions,
+                names: &names,
                 host: &host,
                 ..Situation::of_files(&config.failsafes, now)
             };
@@ -93,16 +106,17 @@ impl Explain {
         Ok(name.to_string_lossy().into_owned())
     }
 
-    async fn overrides(&self, policy: &Policy) -> Result<Vec<Override>, Failure> {
+    /// What the agent knows beside the zone files, if it runs and they are meant.
+    async fn status(&self) -> Result<Option<Status>, Failure> {
         if self.zones.is_some() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         match self.reach.client().status().await {
-            Ok(status) => Ok(of_host(policy, &status)),
-            Err(ClientError::NoAgent { .. }) => Ok(Vec::new()),
+            Ok(status) => Ok(Some(status)),
+            Err(ClientError::NoAgent { .. }) => Ok(None),
             Err(error @ ClientError::NotPermitted { .. }) => {
-                eprintln!("segd: without what `segd mode` has set: {error}");
-                Ok(Vec::new())
+                eprintln!("segd: without exceptions and what `segd mode` has set: {error}");
+                Ok(None)
             }
             Err(error) => Err(error.into()),
         }

@@ -4,13 +4,17 @@ mod apply;
 mod audit;
 mod check;
 mod completions;
+mod confirm;
 mod detach;
 mod doctor;
+mod exception;
 mod explain;
 mod flows;
 mod mode;
 mod output;
+mod rollback;
 mod run;
+mod safety;
 mod status;
 
 use std::path::{Path, PathBuf};
@@ -59,6 +63,12 @@ enum Command {
     Status(status::Show),
     /// Load the zone files anew
     Apply(apply::Apply),
+    /// Keep a change that waits to be confirmed
+    Confirm(confirm::Confirm),
+    /// Bring a former policy back, at once
+    Rollback(rollback::Rollback),
+    /// Allow something for a limited time
+    Exception(exception::Exceptions),
     /// Set monitor or enforce mode, everywhere or for a part of the traffic; kept over restarts
     Mode(mode::Set),
     /// Show recent flows, or follow them live
@@ -132,10 +142,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(run) => on_runtime(run.run()),
-        Command::Check(check) => check.run(),
+        Command::Check(check) => on_runtime(check.run()),
         Command::Explain(explain) => on_runtime(explain.run()),
         Command::Status(show) => on_runtime(show.run()),
         Command::Apply(apply) => on_runtime(apply.run()),
+        Command::Confirm(confirm) => on_runtime(confirm.run()),
+        Command::Rollback(rollback) => on_runtime(rollback.run()),
+        Command::Exception(exceptions) => on_runtime(exceptions.run()),
         Command::Mode(set) => on_runtime(set.run()),
         Command::Flows(flows) => on_runtime(flows.run()),
         Command::Audit(audit) => audit.run(),

@@ -4,10 +4,12 @@ use clap::{Args, ValueEnum};
 use segd_common::traffic::{Direction, Mode};
 
 use super::output::{self, Output};
+use super::safety::{self, SafetyArgs};
 use super::{Outcome, Reach, status};
-use crate::control::api::ModeRequest;
+use crate::control::changes::ModeRequest;
 
-/// The newest setting counts first, before the rollouts of the zone files. It is kept over restarts.
+/// The newest setting counts first, before the rollouts of the zone files. It is kept over restarts. What enforcing
+/// would cut is shown first; `segd mode monitor` never asks.
 #[derive(Args, Debug)]
 pub(super) struct Set {
     /// What happens to traffic that no rule allows
@@ -21,6 +23,8 @@ pub(super) struct Set {
     /// Only flows that begin here, or that begin elsewhere
     #[arg(long, value_name = "DIRECTION")]
     direction: Option<Way>,
+    #[command(flatten)]
+    safety: SafetyArgs,
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
@@ -45,7 +49,7 @@ enum Way {
 
 impl Set {
     pub(super) async fn run(self) -> Outcome {
-        let request = ModeRequest {
+        let mut request = ModeRequest {
             mode: match self.mode {
                 Word::Monitor => Some(Mode::Monitor),
                 Word::Enforce => Some(Mode::Enforce),
@@ -57,16 +61,25 @@ impl Set {
                 Way::Outbound => Direction::Outbound,
                 Way::Inbound => Direction::Inbound,
             }),
+            safety: self.safety.request(),
         };
-        let outcome = self.reach.client().set_mode(&request).await?;
+        let client = self.reach.client();
+        let outcome = match client.set_mode(&request).await {
+            Ok(outcome) => outcome,
+            Err(refused) => {
+                self.safety.insist(refused, self.output)?;
+                request.safety.force = true;
+                client.set_mode(&request).await?
+            }
+        };
         if self.output.is_json() {
             output::json(&outcome)?;
         } else {
-            output::print(&format!("generation {} is in force\n", outcome.generation))?;
-            output::print(&status::modes(&outcome.modes))?;
-            for warning in &outcome.warnings {
-                output::print(&format!("warning: {warning}"))?;
+            if outcome.change.changed {
+                output::print(&format!("generation {} is in force\n", outcome.change.generation))?;
+                output::print(&status::modes(&outcome.modes))?;
             }
+            safety::show(&outcome.change)?;
         }
         Ok(0)
     }

@@ -6,8 +6,9 @@ use clap::Args;
 use jiff::{SpanRound, Timestamp, Unit};
 
 use super::output::{self, Output};
-use super::{Outcome, Reach};
+use super::{Outcome, Reach, exception};
 use crate::control::api::{ModeEntry, ModeOverride, Status};
+use crate::control::changes::GuardStatus;
 
 #[derive(Args, Debug)]
 pub(super) struct Show {
@@ -46,8 +47,9 @@ fn text(status: &Status, now: Timestamp) -> String {
             line(
                 "policy",
                 format!(
-                    "generation {}: {} zones, {} rules from {} ({hash}), loaded {} ago",
+                    "generation {} (policy {}): {} zones, {} rules from {} ({hash}), loaded {} ago",
                     status.generation,
+                    policy.record,
                     policy.zones,
                     policy.rules,
                     policy.dir.display(),
@@ -55,6 +57,19 @@ fn text(status: &Status, now: Timestamp) -> String {
                 ),
             );
         }
+    }
+    if let Some(pending) = &status.pending {
+        let left = age(pending.deadline, now);
+        line(
+            "pending",
+            format!(
+                "not confirmed: policy {} returns in {left} (`segd confirm` keeps this one, `segd rollback` goes back now)",
+                pending.former
+            ),
+        );
+    }
+    if let Some(guard) = &status.guard {
+        line("guard", guarded(guard, now));
     }
     let attached = status.hooks.iter().filter(|h| h.attached).count();
     line("kernel", format!("{attached} of {} hooks attached", status.hooks.len()));
@@ -74,14 +89,47 @@ fn text(status: &Status, now: Timestamp) -> String {
     if let Some(metrics) = &status.metrics {
         line("metrics", format!("http://{metrics}/metrics"));
     }
+    for canary in &status.canaries {
+        let inside = if canary.included { "in" } else { "not in" };
+        let _ = writeln!(out, "{:<11}{inside} the canary of {}: {}", "canary", canary.rollout, canary.why);
+    }
+    if !status.names.is_empty() {
+        let addresses: usize = status.names.iter().map(|name| name.addresses.len()).sum();
+        let failed = status.names.iter().filter(|name| name.error.is_some()).count();
+        let all = status.names.len();
+        let _ = writeln!(
+            out,
+            "{:<11}{all} in zones, for {addresses} addresses; {failed} cannot be looked up now",
+            "names"
+        );
+    }
     let _ = write!(out, "\n{}", modes(&status.modes));
     if !status.overrides.is_empty() {
         let _ = write!(out, "\n\n{}", overrides(&status.overrides));
+    }
+    if !status.exceptions.is_empty() {
+        let _ = write!(out, "\n\n{}", exception::table(&status.exceptions, now));
     }
     for warning in &status.warnings {
         let _ = write!(out, "\n\nwarning: {warning}");
     }
     out
+}
+
+fn guarded(guard: &GuardStatus, now: Timestamp) -> String {
+    let mut watched = Vec::new();
+    if let Some(max) = guard.max_denied_per_minute {
+        watched.push(format!("{} of {max} denials a minute of what was flowing", guard.denied));
+    }
+    if let Some(max) = guard.max_cut {
+        watched.push(format!("{} of {max} live flows cut", guard.cut));
+    }
+    if let Some(probe) = &guard.probe {
+        let how = guard.probe_error.as_deref().unwrap_or("fine");
+        watched.push(format!("probe {probe}: {how}"));
+    }
+    let (left, former) = (age(guard.until, now), guard.former);
+    format!("for another {left}: {}; a breach brings policy {former} back", watched.join(", "))
 }
 
 fn age(now: Timestamp, then: Timestamp) -> String {

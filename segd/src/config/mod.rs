@@ -39,8 +39,27 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// `[control] group`: whose members may use the control socket beside root.
     pub control_group: String,
+    /// `[enforcement] on_revoke`.
+    pub on_revoke: OnRevoke,
+    /// `[enforcement] max_exception_ttl`.
+    pub max_exception_ttl: Duration,
     /// `[names]`.
     pub names: NamesConfig,
+}
+
+/// How long an exception may live unless `max_exception_ttl` says otherwise.
+pub const DEFAULT_MAX_EXCEPTION_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What happens to a live flow that a newer policy denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRevoke {
+    /// Its socket is destroyed: the application gets an error at once.
+    #[default]
+    Reset,
+    /// Its packets are dropped: the application waits, and goes on if a later policy allows the flow again.
+    Drop,
+    /// It goes on until it ends.
+    Keep,
 }
 
 /// `[host]`.
@@ -103,6 +122,8 @@ impl Default for Config {
             metrics_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_METRICS_PORT)),
             sinks: Vec::new(),
             control_group: "segd".to_owned(),
+            on_revoke: OnRevoke::default(),
+            max_exception_ttl: DEFAULT_MAX_EXCEPTION_TTL,
             names: NamesConfig::default(),
         }
     }

@@ -8,12 +8,12 @@ use segd_common::traffic::{Direction, Verdict, protocol};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, HostConfig, Rotate, Sink, SinkTarget, names, units};
+use super::{Config, HostConfig, OnRevoke, Rotate, Sink, SinkTarget, names, units};
 use crate::policy::diagnostics::{Diagnostics, suggest};
 use crate::policy::failsafe::{Failsafe, check_ports};
 use crate::policy::load::{parse_cidr, parse_ports};
 use crate::policy::source::{Placed, Sources};
-use crate::policy::walk::{Section, Walk, in_order, not_supported};
+use crate::policy::walk::{Section, Walk, in_order};
 
 const TABLES: [&str; 8] =
     ["host", "policy", "enforcement", "failsafe", "metrics", "sink", "control", "names"];
@@ -47,19 +47,15 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, config: &mut Config) {
                 }
             }
             "enforcement" => {
-                let later = ["max_exception_ttl"];
-                let Some(section) = table(walk, key, value, &["on_revoke"], &later) else { continue };
-                let word = section.word(
-                    walk,
-                    "on_revoke",
-                    &[("drop", "drop"), ("reset", "reset"), ("keep", "keep")],
-                );
-                if let Some(later @ ("reset" | "keep")) = word
-                    && let Some(text) = section.string(walk, "on_revoke")
-                {
-                    let what = format!("`on_revoke = \"{later}\"`");
-                    let remedy = "leave it out: packets of a flow that a new policy denies are dropped";
-                    not_supported(walk, text.place, &what, remedy);
+                let keys = ["on_revoke", "max_exception_ttl"];
+                let Some(section) = table(walk, key, value, &keys, &[]) else { continue };
+                let words = [("reset", OnRevoke::Reset), ("drop", OnRevoke::Drop), ("keep", OnRevoke::Keep)];
+                if let Some(word) = section.word(walk, "on_revoke", &words) {
+                    config.on_revoke = word;
+                }
+                let forms = "write it like `24h` or `7d`";
+                if let Some(ttl) = unit(walk, &section, "max_exception_ttl", forms, units::duration) {
+                    config.max_exception_ttl = ttl;
                 }
             }
             "metrics" => {

@@ -13,6 +13,7 @@ dir = "/etc/segd/zones"
 
 [enforcement]
 on_revoke = "drop"
+max_exception_ttl = "4h"
 
 [[failsafe]]
 direction = "inbound"
@@ -68,6 +69,8 @@ fn every_key() {
                 Sink { target: SinkTarget::Stdout, verdicts: Verdict::ALL.to_vec() },
             ],
             control_group: "wheel".into(),
+            on_revoke: OnRevoke::Drop,
+            max_exception_ttl: Duration::from_secs(4 * 3600),
             names: NamesConfig {
                 servers: ["10.0.0.53:53", "127.0.0.1:5353", "[2001:db8::53]:53"]
                     .map(|text| text.parse().unwrap())
@@ -95,13 +98,13 @@ fn a_named_file_must_be_there() {
 }
 
 #[test]
-fn what_happens_to_revoked_flows_cannot_be_chosen_yet() {
-    assert!(parse("segd.toml", "[enforcement]\non_revoke = \"drop\"\n").is_ok());
-    for word in ["reset", "keep"] {
-        let found = parse("segd.toml", &format!("[enforcement]\non_revoke = \"{word}\"\n")).unwrap_err();
-        let message = &found.items()[0].message;
-        assert!(message.contains(&format!("on_revoke = \"{word}\"` is not supported yet")), "{message}");
+fn what_happens_to_revoked_flows() {
+    let words = [("reset", OnRevoke::Reset), ("drop", OnRevoke::Drop), ("keep", OnRevoke::Keep)];
+    for (word, meaning) in words {
+        let config = parse("segd.toml", &format!("[enforcement]\non_revoke = \"{word}\"\n")).unwrap();
+        assert_eq!(config.on_revoke, meaning, "{word}");
     }
+    assert_eq!(Config::default().on_revoke, OnRevoke::Reset);
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn all_errors_at_once() {
 name = 3
 [enforcement]
 on_revoke = "cut"
-max_exception_ttl = "24h"
+max_exception_ttl = "soon"
 [[failsafe]]
 ports = ["tcp/1-2000", "raw"]
 cidrs = ["10.0.9.1/24"]
@@ -145,7 +148,7 @@ ttl = "1s"
             "2:2: unknown table or key `hots`",
             "4:8: `name` must be a string, not an integer",
             "6:13: `cut` is not a valid `on_revoke`",
-            "7:1: `max_exception_ttl` in [enforcement] is not supported yet by this version of segd",
+            "7:21: `soon` is not a valid `max_exception_ttl`",
             "9:24: `raw` cannot be a failsafe",
             "10:10: `10.0.9.1/24` has host bits set",
             "11:13: `in` is not a valid `direction`",

@@ -1,7 +1,8 @@
-//! What goes over the control socket. `GET /v1/status` answers [`Status`]; `POST /v1/mode` takes
-//! [`ModeRequest`] and answers [`ModeOutcome`]; `GET /v1/flows` takes [`FlowsQuery`] and answers
-//! [`FlowLine`]s. Errors are [`ErrorBody`].
+//! What goes over the control socket when people ask. `GET /v1/status` answers [`Status`]; `GET /v1/flows` takes
+//! [`FlowsQuery`] and answers [`FlowLine`]s. Errors are [`ErrorBody`]. For changes see
+//! [`changes`](super::changes).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +11,9 @@ use jiff::Timestamp;
 use segd_common::traffic::{Direction, Mode};
 use serde::{Deserialize, Serialize};
 
+use super::changes::{Break, GuardStatus, PendingStatus};
+use super::optional_named;
+use crate::policy::model::Exception;
 use crate::telemetry::filter::{Filter, FilterError};
 use crate::telemetry::named;
 use crate::telemetry::record::FlowRecord;
@@ -29,6 +33,16 @@ pub struct Status {
     pub generation: u32,
     /// The policy in force, if any.
     pub policy: Option<PolicyStatus>,
+    /// A change that waits to be confirmed.
+    pub pending: Option<PendingStatus>,
+    /// A guard that watches the last change.
+    pub guard: Option<GuardStatus>,
+    /// Whether this host is in the cohort of each canary of the policy, and why.
+    pub canaries: Vec<CanaryStatus>,
+    /// Exceptions that hold.
+    pub exceptions: Vec<Exception>,
+    /// Names of zones, and what they stand for.
+    pub names: Vec<NameStatus>,
     /// Where which mode holds.
     pub modes: Vec<ModeEntry>,
     /// What `segd mode` has set, in the order in which it counts.
@@ -58,9 +72,37 @@ pub struct HostStatus {
     pub addresses: Vec<IpAddr>,
 }
 
+/// One canary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// The rollout, as `file:line`.
+    pub rollout: String,
+    /// Whether its mode holds on this host.
+    pub included: bool,
+    /// Why.
+    pub why: String,
+}
+
+/// A DNS name of a zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameStatus {
+    /// The name.
+    pub name: String,
+    /// The zone.
+    pub zone: String,
+    /// What it stands for now, and since when each address has.
+    pub addresses: BTreeMap<IpAddr, Timestamp>,
+    /// Why the last look-up failed; the addresses of the last one that did not are kept.
+    pub error: Option<String>,
+}
+
 /// Which policy is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
+    /// Its number in the history: the generation that it came into force with.
+    pub record: u32,
+    /// Why the zone files on disk are not what is in force, if a start held them back.
+    pub held: Option<String>,
     /// Where its zone files are.
     pub dir: PathBuf,
     /// Of its content.
@@ -88,7 +130,7 @@ pub struct ModeEntry {
     /// What happens to what no rule allows.
     #[serde(with = "named")]
     pub mode: Mode,
-    /// Where that comes from: `default`, `rollout` or `override`.
+    /// Where that comes from: `default`, `rollout` (and its canary) or `override`.
     pub source: String,
 }
 
@@ -153,48 +195,6 @@ pub struct SinkState {
     pub up: bool,
     /// The last error while it is down.
     pub error: Option<String>,
-}
-
-/// Asks for another mode.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModeRequest {
-    /// The mode; `None`: what the zone files say.
-    #[serde(with = "optional_named")]
-    pub mode: Option<Mode>,
-    /// Zone or workload; default: every one.
-    #[serde(default)]
-    pub subject: Option<String>,
-    /// Service; default: every one.
-    #[serde(default)]
-    pub service: Option<String>,
-    /// Default: both.
-    #[serde(default, with = "optional_named", skip_serializing_if = "Option::is_none")]
-    pub direction: Option<Direction>,
-}
-
-/// The mode that was set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModeOutcome {
-    /// The generation that it is in force with.
-    pub generation: u32,
-    /// Where which mode holds now.
-    pub modes: Vec<ModeEntry>,
-    /// All overrides that hold now.
-    pub overrides: Vec<ModeOverride>,
-    /// What a person should look at.
-    pub warnings: Vec<String>,
-}
-
-/// The zone files that were loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
-    /// The generation that they are in force with.
-    pub generation: u32,
-    /// What they are.
-    pub policy: PolicyStatus,
-    /// What a person should look at.
-    pub warnings: Vec<String>,
 }
 
 /// Who asks.
@@ -281,6 +281,9 @@ pub struct ErrorBody {
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    /// Traffic that a refused change would break.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breaks: Vec<Break>,
 }
 
 /// Why the agent did not do what it was asked.
@@ -295,26 +298,6 @@ pub enum ControlError {
     /// It was tried and failed. HTTP 500.
     #[error("{}", .0.error)]
     Failed(ErrorBody),
-}
-
-mod optional_named {
-    use super::named::{self, Named};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<T: Named, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(word) => named::serialize(word, to),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, T: Named, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(bound = "T: Named")]
-        struct Word<T: Named>(#[serde(with = "named")] T);
-        Ok(Option::<Word<T>>::deserialize(from)?.map(|word| word.0))
-    }
 }
 
 #[cfg(test)]
@@ -334,27 +317,6 @@ mod tests {
             ("verdict=x", "`x` is no verdict: it must be one of allowed, audited, denied"),
         ] {
             assert_eq!(FlowsQuery::from_query(query).unwrap_err().to_string(), want);
-        }
-    }
-
-    #[test]
-    fn mode_requests() {
-        let parse = serde_json::from_str::<ModeRequest>;
-        let full = r#"{"mode":"enforce","subject":"orders","service":null,"direction":"inbound"}"#;
-        let request = parse(full).unwrap();
-        assert_eq!((request.mode, request.direction), (Some(Mode::Enforce), Some(Direction::Inbound)));
-        assert_eq!(serde_json::to_string(&request).unwrap(), full);
-        assert_eq!(parse(r#"{"mode":"monitor"}"#).unwrap().direction, None);
-        assert_eq!(parse(r#"{"mode":"monitor","direction":null}"#).unwrap().direction, None);
-        assert_eq!(parse(r#"{"mode":null}"#).unwrap().mode, None);
-        for (text, want) in [
-            (r#"{"mode":"off"}"#, "must be one of monitor, enforce"),
-            (r#"{"mode":"monitor","subjects":"x"}"#, "unknown field `subjects`"),
-            (r#"{"mode":"monitor","direction":"up"}"#, "`up` is no direction"),
-            ("{}", "missing field `mode`"),
-        ] {
-            let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(want), "{text}: {error}");
         }
     }
 }

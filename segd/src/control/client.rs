@@ -10,16 +10,21 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::api::{Applied, ErrorBody, FlowLine, FlowsQuery, ModeOutcome, ModeRequest, Status};
+use super::api::{ErrorBody, FlowLine, FlowsQuery, Status};
+use super::changes::{
+    Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
+    ModeOutcome, ModeRequest, RollbackRequest, Safety,
+};
 use super::socket::SOCKET_FILE;
 
 /// For an answer to begin and, but for streams, to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of an answer that is no stream.
 const MAX_ANSWER: usize = 64 << 20;
@@ -109,17 +114,65 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn set_mode(&self, request: &ModeRequest) -> Result<ModeOutcome, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
-        let (answer, _connection) = self.send(Method::POST, "/v1/mode", body.into()).await?;
-        self.read(answer).await
+        self.post("/v1/mode", request).await
     }
 
     /// Lets the agent load its zone files anew.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn apply(&self) -> Result<Applied, ClientError> {
-        let (answer, _connection) = self.send(Method::POST, "/v1/apply", Bytes::new()).await?;
+    pub async fn apply(&self, request: &Safety) -> Result<Applied, ClientError> {
+        self.post("/v1/apply", request).await
+    }
+
+    /// Lets a change that waits stay, or gives it more time.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn confirm(&self, request: &ConfirmRequest) -> Result<ChangeOutcome, ClientError> {
+        self.post("/v1/confirm", request).await
+    }
+
+    /// Brings a former policy back.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn roll_back(&self, request: &RollbackRequest) -> Result<Applied, ClientError> {
+        self.post("/v1/rollback", request).await
+    }
+
+    /// The policies that can be brought back.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&self) -> Result<History, ClientError> {
+        let (answer, _connection) = self.send(Method::GET, "/v1/history", Bytes::new()).await?;
+        self.read(answer).await
+    }
+
+    /// Adds an exception.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn add_exception(&self, request: &ExceptionRequest) -> Result<ExceptionOutcome, ClientError> {
+        self.post("/v1/exceptions", request).await
+    }
+
+    /// Ends an exception before its time.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn revoke_exception(&self, request: &ExceptionRevoke) -> Result<ExceptionOutcome, ClientError> {
+        self.post("/v1/exceptions/revoke", request).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
+        let (answer, _connection) = self.send(Method::POST, path, body.into()).await?;
         self.read(answer).await
     }
 

@@ -1,8 +1,10 @@
 //! How commands talk to the agent: HTTP and JSON over a Unix socket that only root and one group may use.
 
 pub mod api;
+pub mod changes;
 mod client;
 mod flows;
+mod optional_named;
 mod peer;
 mod server;
 mod socket;

@@ -12,11 +12,16 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::channel::Channel;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Applied, Caller, ControlError, ErrorBody, FlowsQuery, ModeOutcome, ModeRequest, Status};
+use super::api::{Caller, ControlError, ErrorBody, FlowsQuery, Status};
+use super::changes::{
+    Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
+    ModeOutcome, ModeRequest, RollbackRequest, Safety,
+};
 use super::flows;
 use super::peer::Forbidden;
 use super::socket::ControlSocket;
@@ -46,7 +51,45 @@ pub trait Agent: Send + Sync + 'static {
     ) -> impl Future<Output = Result<ModeOutcome, ControlError>> + Send;
 
     /// Loads the zone files anew.
-    fn apply(&self, caller: Caller) -> impl Future<Output = Result<Applied, ControlError>> + Send;
+    fn apply(
+        &self,
+        request: Safety,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Applied, ControlError>> + Send;
+
+    /// Lets a change that waits stay, or gives it more time.
+    fn confirm(
+        &self,
+        request: ConfirmRequest,
+        caller: Caller,
+    ) -> impl Future<Output = Result<ChangeOutcome, ControlError>> + Send;
+
+    /// Brings a former policy back.
+    fn roll_back(
+        &self,
+        request: RollbackRequest,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Applied, ControlError>> + Send;
+
+    /// Adds an exception.
+    fn add_exception(
+        &self,
+        request: ExceptionRequest,
+        caller: Caller,
+    ) -> impl Future<Output = Result<ExceptionOutcome, ControlError>> + Send;
+
+    /// Ends an exception before its time.
+    fn revoke_exception(
+        &self,
+        request: ExceptionRevoke,
+        caller: Caller,
+    ) -> impl Future<Output = Result<ExceptionOutcome, ControlError>> + Send;
+
+    /// The policies that can be brought back. May block for as long as reading them from disk takes.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn history(&self) -> Result<History, ControlError>;
 
     /// Where flow records come from.
     fn hub(&self) -> &Collector;
@@ -59,6 +102,11 @@ pub async fn serve<A: Agent>(socket: ControlSocket, agent: Arc<A>, shutdown: Can
         .route("/v1/status", get(status))
         .route("/v1/mode", post(mode))
         .route("/v1/apply", post(apply))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/rollback", post(rollback))
+        .route("/v1/history", get(history))
+        .route("/v1/exceptions", post(add_exception))
+        .route("/v1/exceptions/revoke", post(revoke_exception))
         .route("/v1/flows", get(send_flows))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
@@ -96,33 +144,53 @@ async fn status<A: Agent>(State(control): State<Control<A>>) -> Response {
     }
 }
 
-async fn mode<A: Agent>(
-    State(control): State<Control<A>>,
-    Extension(caller): Extension<Caller>,
-    body: Body,
-) -> Response {
-    let body = match timeout(BODY, axum::body::to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => return failure(StatusCode::PAYLOAD_TOO_LARGE, error.to_string(), None),
-        Err(_) => {
-            return failure(StatusCode::REQUEST_TIMEOUT, "the request did not come to an end".into(), None);
-        }
-    };
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(error) => {
-            return failure(StatusCode::BAD_REQUEST, format!("this is no request for a mode: {error}"), None);
-        }
-    };
-    to_the_end(async move { control.agent.set_mode(request, caller).await }).await
+async fn history<A: Agent>(State(control): State<Control<A>>) -> Response {
+    match tokio::task::spawn_blocking(move || control.agent.history()).await {
+        Ok(Ok(history)) => Json(history).into_response(),
+        Ok(Err(error)) => error.into_response(),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), None),
+    }
 }
 
-async fn apply<A: Agent>(
-    State(control): State<Control<A>>,
-    Extension(caller): Extension<Caller>,
-) -> Response {
-    to_the_end(async move { control.agent.apply(caller).await }).await
+/// A request's body, read and parsed; `what` is what messages call it. An empty one is `T`'s default, if it has one
+/// by its fields.
+async fn request<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Response> {
+    let body = match timeout(BODY, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => return Err(failure(StatusCode::PAYLOAD_TOO_LARGE, error.to_string(), None)),
+        Err(_) => {
+            let error = "the request did not come to an end".into();
+            return Err(failure(StatusCode::REQUEST_TIMEOUT, error, None));
+        }
+    };
+    let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    serde_json::from_slice(text).map_err(|error| {
+        failure(StatusCode::BAD_REQUEST, format!("this is no request for {what}: {error}"), None)
+    })
 }
+
+/// A route that changes something.
+macro_rules! change {
+    ($name:ident, $method:ident, $request:ty, $what:literal) => {
+        async fn $name<A: Agent>(
+            State(control): State<Control<A>>,
+            Extension(caller): Extension<Caller>,
+            body: Body,
+        ) -> Response {
+            match request::<$request>(body, $what).await {
+                Ok(request) => to_the_end(async move { control.agent.$method(request, caller).await }).await,
+                Err(response) => response,
+            }
+        }
+    };
+}
+
+change!(mode, set_mode, ModeRequest, "a mode");
+change!(apply, apply, Safety, "the zone files");
+change!(confirm, confirm, ConfirmRequest, "a confirmation");
+change!(rollback, roll_back, RollbackRequest, "a former policy");
+change!(add_exception, add_exception, ExceptionRequest, "an exception");
+change!(revoke_exception, revoke_exception, ExceptionRevoke, "the end of an exception");
 
 /// Answers with the outcome of a change, made in a task of its own: a client that goes away does not leave it
 /// half done.
@@ -172,7 +240,7 @@ async fn forbid(Extension(peer): Extension<Forbidden>) -> Response {
 }
 
 fn failure(status: StatusCode, error: String, help: Option<String>) -> Response {
-    (status, Json(ErrorBody { error, help })).into_response()
+    (status, Json(ErrorBody { error, help, breaks: Vec::new() })).into_response()
 }
 
 impl IntoResponse for ControlError {

@@ -1,5 +1,6 @@
 //! The cgroups that were there before the programs knew their patterns. Those made later the programs see themselves.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -20,15 +21,26 @@ struct Match {
     id: u64,
     path: PathBuf,
     subject: Subject,
+    /// Whether its own path matches, and not only an ancestor's.
+    own: bool,
 }
 
-/// Puts the cgroups of a tree that match into a table of workloads.
+/// How many cgroups are put into a table that match by an ancestor alone. Sockets that remember their ancestors do not
+/// need them, those older than the programs do until their first packet.
+const MOST_BELOW: usize = schema::WORKLOAD_CGROUPS as usize / 4;
+
+/// Puts the cgroups of a tree that match into a table of workloads, and the workloads themselves.
 ///
 /// # Errors
 /// If the tree cannot be read, or the table has no room for them.
 pub(super) fn fill(table: &MapData, tree: &Path, patterns: &[Pattern]) -> Result<(), Error> {
-    let matches = find(tree, patterns)?;
-    let (ids, subjects): (Vec<u64>, Vec<Subject>) = matches.iter().map(|m| (m.id, m.subject)).unzip();
+    let (own, mut matches): (Vec<Match>, Vec<Match>) = find(tree, patterns)?.into_iter().partition(|m| m.own);
+    matches.truncate(MOST_BELOW);
+    matches.extend(own);
+    let workloads: BTreeMap<u64, Subject> =
+        patterns.iter().map(|p| (Subject::key(p.subject.id), p.subject)).collect();
+    let (ids, subjects): (Vec<u64>, Vec<Subject>) =
+        matches.iter().map(|m| (m.id, m.subject)).chain(workloads).unzip();
     let failed = |source| Error::Fill { table: schema::WORKLOADS, entries: ids.len(), source };
     sys::map_update_batch(table.fd().as_fd(), &ids, &subjects).map_err(failed)?;
     // One that went in between was taken out by the programs before it was put in here.
@@ -39,6 +51,17 @@ pub(super) fn fill(table: &MapData, tree: &Path, patterns: &[Pattern]) -> Result
         }
     }
     Ok(())
+}
+
+/// The cgroups of workloads in a tree, by their ids, with what their sockets are decided as.
+///
+/// # Errors
+/// If the tree cannot be read.
+pub(super) fn workloads(tree: &Path, patterns: &[Pattern]) -> Result<HashMap<u64, Subject>, Error> {
+    if patterns.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(find(tree, patterns)?.into_iter().map(|m| (m.id, m.subject)).collect())
 }
 
 /// The cgroups in a tree that match, with `tree` itself.
@@ -54,8 +77,10 @@ fn find(tree: &Path, patterns: &[Pattern]) -> Result<Vec<Match>, Error> {
     // Each with its path from the root, which is what patterns are written in.
     let mut open = vec![(id, tree, top)];
     while let Some((id, path, from_root)) = open.pop() {
-        if let Some(pattern) = glob::best(patterns, from_root.as_os_str().as_bytes()) {
-            found.push(Match { id, path: path.clone(), subject: pattern.subject });
+        let text = from_root.as_os_str().as_bytes();
+        if let Some(pattern) = glob::best(patterns, text) {
+            let own = glob::matched(pattern, text) as usize == text.len();
+            found.push(Match { id, path: path.clone(), subject: pattern.subject, own });
         }
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,

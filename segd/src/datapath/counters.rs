@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues};
 use segd_common::counter::{self, Counter, CounterKey, Loss, OVERFLOW};
-use segd_common::flow::{Denial, DenialKey, FlowKey, OwnedFlow};
+use segd_common::flow::{CLOSED, Denial, DenialKey, Flow, FlowKey, OPENED, OwnedFlow};
 use segd_common::schema;
 
 use super::Error;
@@ -93,6 +93,17 @@ impl Counters {
             all.push(entries(name, count, schema::FLOW_ENTRIES));
         }
         Ok(all)
+    }
+
+    /// The flows in the flow tables that are not over, with a packet since `after`, in nanoseconds of CLOCK_BOOTTIME.
+    #[must_use]
+    pub fn live_flows(&self, after: u64) -> Vec<OwnedFlow> {
+        let all = self.flows.iter().flat_map(|(_, flows)| {
+            // A table that changes while it is walked may start its walk again.
+            flows.iter().take(schema::FLOW_ENTRIES as usize).filter_map(Result::ok)
+        });
+        let is_live = |flow: &Flow| flow.seen >= after && flow.flags & (OPENED | CLOSED) == OPENED;
+        all.map(|(_, owned)| owned).filter(|owned| is_live(&owned.flow)).collect()
     }
 
     /// Takes the flows out of the flow tables whose last packet is older than `before`, in nanoseconds of

@@ -107,6 +107,17 @@ pub enum Error {
         /// The kernel's word.
         source: Box<ProgramError>,
     },
+    /// A tracepoint is out of reach.
+    #[error(
+        "cannot attach to the tracepoint cgroup/{hook}, by which a workload's new cgroups are noticed: {source:#}; the \
+         kernel needs CONFIG_FTRACE, and `mount -t tracefs tracefs /sys/kernel/tracing`"
+    )]
+    Tracepoint {
+        /// The tracepoint's name.
+        hook: &'static str,
+        /// The kernel's word.
+        source: Box<ProgramError>,
+    },
     /// A pin could not be made.
     #[error("cannot pin {}: {source:#}", path.display())]
     Pin {
@@ -146,6 +157,14 @@ pub enum Error {
     /// 2^32 policies.
     #[error("the generation number is used up; `segd detach` starts anew")]
     Generations,
+    /// sock_diag(7).
+    #[error(
+        "cannot list the sockets of this host: {source}; segd needs the kernel modules inet_diag, tcp_diag and udp_diag"
+    )]
+    Sockets {
+        /// The kernel's word.
+        source: io::Error,
+    },
     /// A file or directory.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

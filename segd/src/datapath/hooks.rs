@@ -10,31 +10,59 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
 use serde::Serialize;
 
-use super::Error;
 use super::sys::{self, CgroupLink};
+use super::{Error, watch};
 
-/// A program's place.
+/// A program's hook.
 #[derive(Clone, Copy, Debug)]
 pub struct Hook {
     /// The program's and the pinned link's name.
     pub name: &'static str,
-    /// Number of `enum bpf_attach_type`, include/uapi/linux/bpf.h.
-    attach_type: u32,
+    pub(super) place: Place,
 }
 
-/// Every hook, in the order of attachment: what remembers sockets, then what judges their packets, then what
-/// judges system calls, which must know the flows that packets began.
-pub const HOOKS: [Hook; 9] = [
-    Hook { name: "sock_create", attach_type: 2 },
-    Hook { name: "sock_release", attach_type: 34 },
-    Hook { name: "sock_ops", attach_type: 3 },
-    Hook { name: "ingress", attach_type: 0 },
-    Hook { name: "egress", attach_type: 1 },
-    Hook { name: "connect4", attach_type: 10 },
-    Hook { name: "connect6", attach_type: 11 },
-    Hook { name: "sendmsg4", attach_type: 14 },
-    Hook { name: "sendmsg6", attach_type: 15 },
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// The cgroup, by a number of `enum bpf_attach_type`, include/uapi/linux/bpf.h.
+    Cgroup(u32),
+    /// The tracepoint of its name in the category `cgroup`.
+    Tracepoint,
+}
+
+impl Hook {
+    const fn cgroup(name: &'static str, attach_type: u32) -> Self {
+        Self { name, place: Place::Cgroup(attach_type) }
+    }
+
+    const fn tracepoint(name: &'static str) -> Self {
+        Self { name, place: Place::Tracepoint }
+    }
+}
+
+/// Every hook, in the order of attachment: what tells workloads, then what remembers sockets, then what judges their
+/// packets, then what judges system calls, which must know the flows that packets began.
+pub const HOOKS: [Hook; 11] = [
+    Hook::tracepoint("cgroup_mkdir"),
+    Hook::tracepoint("cgroup_rmdir"),
+    Hook::cgroup("sock_create", 2),
+    Hook::cgroup("sock_release", 34),
+    Hook::cgroup("sock_ops", 3),
+    Hook::cgroup("ingress", 0),
+    Hook::cgroup("egress", 1),
+    Hook::cgroup("connect4", 10),
+    Hook::cgroup("connect6", 11),
+    Hook::cgroup("sendmsg4", 14),
+    Hook::cgroup("sendmsg6", 15),
 ];
+
+/// The hooks at the cgroup, with their `enum bpf_attach_type`.
+fn at_cgroup() -> impl Iterator<Item = (&'static Hook, u32)> {
+    HOOKS.iter().filter_map(|hook| match hook.place {
+        Place::Cgroup(attach_type) => Some((hook, attach_type)),
+        Place::Tracepoint => None,
+    })
+}
 
 /// What the kernel holds at a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,15 +75,23 @@ pub struct Attached {
     pub link_id: Option<u32>,
 }
 
+impl Attached {
+    /// Whether the hook is a tracepoint of the whole machine.
+    pub(super) fn is_tracepoint(&self) -> bool {
+        !at_cgroup().any(|(hook, _)| hook.name == self.hook)
+    }
+}
+
 /// Loads every program into the kernel: the verifier has its say before anything is attached.
 pub(super) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
-    for hook in HOOKS {
+    for hook in &HOOKS {
         let program = program(bpf, hook)?;
         let loaded = match program {
             Program::CgroupSock(p) => p.load(),
             Program::CgroupSockAddr(p) => p.load(),
             Program::CgroupSkb(p) => p.load(),
             Program::SockOps(p) => p.load(),
+            Program::TracePoint(p) => p.load(),
             _ => return Err(Error::Object { what: hook.name }),
         };
         loaded.map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })?;
@@ -63,11 +99,11 @@ pub(super) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
     Ok(())
 }
 
-fn program(bpf: &mut Ebpf, hook: Hook) -> Result<&mut Program, Error> {
+fn program<'a>(bpf: &'a mut Ebpf, hook: &Hook) -> Result<&'a mut Program, Error> {
     bpf.program_mut(hook.name).ok_or(Error::Object { what: hook.name })
 }
 
-/// Puts every program in place. `links` is the directory of pinned links; `cgroup` the opened cgroup directory
+/// Puts the programs at the cgroup in place. `links` is the directory of pinned links; `cgroup` the opened cgroup directory
 /// with its inode. Returns whether any link was taken over from a former agent.
 ///
 /// On an error, links that this call made are removed again; links that were there stay, with the old or the
@@ -75,11 +111,11 @@ fn program(bpf: &mut Ebpf, hook: Hook) -> Result<&mut Program, Error> {
 pub(super) fn attach(bpf: &mut Ebpf, links: &Path, cgroup: &File, inode: u64) -> Result<bool, Error> {
     let mut made = Made(Vec::new());
     let mut took_over = false;
-    for hook in HOOKS {
+    for (hook, attach_type) in at_cgroup() {
         let pin = links.join(hook.name);
         let program = program(bpf, hook)?;
         if pin.exists() {
-            match take_over(program, hook, &pin, inode)? {
+            match take_over(program, hook, attach_type, &pin, inode)? {
                 Taken::Yes => {
                     took_over = true;
                     continue;
@@ -114,11 +150,10 @@ enum Taken {
     Detached,
 }
 
-fn take_over(program: &Program, hook: Hook, pin: &Path, inode: u64) -> Result<Taken, Error> {
+fn take_over(program: &Program, hook: &Hook, wanted: u32, pin: &Path, inode: u64) -> Result<Taken, Error> {
     let link = sys::object_get(pin).map_err(|e| Error::io("open", pin, e))?;
     let info = sys::cgroup_link(link.as_fd()).map_err(|e| Error::io("read", pin, e))?;
-    let Some(CgroupLink { cgroup, attach_type, .. }) = info.filter(|l| l.attach_type == hook.attach_type)
-    else {
+    let Some(CgroupLink { cgroup, .. }) = info.filter(|l| l.attach_type == wanted) else {
         return Err(Error::ForeignPin { path: pin.to_owned() });
     };
     if cgroup == 0 {
@@ -127,7 +162,6 @@ fn take_over(program: &Program, hook: Hook, pin: &Path, inode: u64) -> Result<Ta
     if cgroup != inode {
         return Err(Error::OtherCgroup { path: pin.to_owned(), is: cgroup, wanted: inode });
     }
-    debug_assert_eq!(attach_type, hook.attach_type);
     let fd = program.fd().map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })?;
     match sys::link_update(link.as_fd(), fd.as_fd()) {
         Ok(()) => Ok(Taken::Yes),
@@ -136,7 +170,7 @@ fn take_over(program: &Program, hook: Hook, pin: &Path, inode: u64) -> Result<Ta
     }
 }
 
-fn create(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, Error> {
+fn create(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<FdLink, Error> {
     // The one mode that aya can ask for by link; links always run beside others' programs.
     let mode = CgroupAttachMode::Single;
     let link = match program {
@@ -167,17 +201,19 @@ fn create(program: &mut Program, hook: Hook, cgroup: &File) -> Result<FdLink, Er
 
 /// What the kernel holds at each hook of `cgroup`, read from the pinned links.
 pub(super) fn attached(links: &Path, inode: u64) -> Vec<Attached> {
-    let held = |hook: &Hook| {
-        let link = sys::object_get(&links.join(hook.name)).ok()?;
-        sys::cgroup_link(link.as_fd())
-            .ok()?
-            .filter(|l| l.attach_type == hook.attach_type && l.cgroup == inode)
+    let held = |hook: &Hook| match hook.place {
+        Place::Tracepoint => watch::pinned(links, hook),
+        Place::Cgroup(attach_type) => {
+            let link = sys::object_get(&links.join(hook.name)).ok()?;
+            let held = sys::cgroup_link(link.as_fd()).ok()??;
+            (held.attach_type == attach_type && held.cgroup == inode).then_some((held.id, held.program))
+        }
     };
     HOOKS
         .iter()
         .map(|hook| {
-            let link = held(hook);
-            Attached { hook: hook.name, program_id: link.map(|l| l.program), link_id: link.map(|l| l.id) }
+            let (link_id, program_id) = held(hook).unzip();
+            Attached { hook: hook.name, program_id, link_id }
         })
         .collect()
 }
@@ -185,8 +221,8 @@ pub(super) fn attached(links: &Path, inode: u64) -> Vec<Attached> {
 /// Programs at our hooks of a cgroup that are not ours: (hook, program id).
 pub(super) fn foreign(cgroup: BorrowedFd<'_>, ours: &[Attached]) -> Vec<(&'static str, u32)> {
     let mut found = Vec::new();
-    for hook in HOOKS {
-        for id in sys::programs_at(cgroup, hook.attach_type).unwrap_or_default() {
+    for (hook, attach_type) in at_cgroup() {
+        for id in sys::programs_at(cgroup, attach_type).unwrap_or_default() {
             if !ours.iter().any(|a| a.program_id == Some(id)) {
                 found.push((hook.name, id));
             }

@@ -1,16 +1,20 @@
-//! The agent's hands in the kernel: load, attach, pin, fill and flip, read back. The only place that touches
-//! bpf(2).
+//! The agent's hands in the kernel: load, attach, pin, fill and flip, read back, live sockets. The only place that
+//! touches bpf(2) and netlink.
 
 mod cgroups;
 mod counters;
 mod error;
 mod hooks;
 pub mod host;
+mod large;
+mod observer;
 mod pins;
 pub mod probe;
 mod slots;
+mod sockets;
 mod sys;
 mod tables;
+mod watch;
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -26,11 +30,14 @@ use segd_common::schema;
 pub use counters::{Counters, Usage};
 pub use error::Error;
 pub use hooks::{Attached, HOOKS};
+pub use observer::Observer;
+pub use sockets::{LiveSocket, Seeded, Subjects, Target, destroy};
 
 use crate::policy::Compiled;
 use pins::Pins;
 use tables::Tables;
 pub use tables::{Fallback, InForce, Pending};
+use watch::Watch;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/segd-ebpf.o"));
 
@@ -49,9 +56,10 @@ pub struct Place {
 pub struct Datapath {
     bpf: Ebpf,
     tables: Tables,
+    watch: Watch,
     pins: Pins,
     cgroup: File,
-    inode: u64,
+    observer: Observer,
 }
 
 impl Datapath {
@@ -69,12 +77,15 @@ impl Datapath {
         if fresh_counters {
             pins.remove_counters()?;
         }
-        let opened = load(&pins, place);
+        let opened = load(&pins, place).and_then(|(bpf, tables)| {
+            let observer = Observer::new(&bpf, &pins, place.cgroup.clone(), inode)?;
+            Ok((bpf, tables, observer))
+        });
         if opened.is_err() && !pins.has_links() {
             pins.remove_own()?;
         }
-        let (bpf, tables) = opened?;
-        Ok(Self { bpf, tables, pins, cgroup, inode })
+        let (bpf, tables, observer) = opened?;
+        Ok(Self { bpf, tables, watch: Watch::Off, pins, cgroup, observer })
     }
 
     /// Whether a former agent's programs are in place.
@@ -90,11 +101,13 @@ impl Datapath {
     /// Names the hook that failed; then none stays attached that was not before.
     pub fn attach(&mut self) -> Result<bool, Error> {
         let was_attached = self.is_attached();
-        let attached = hooks::attach(&mut self.bpf, &self.pins.links(), &self.cgroup, self.inode);
+        let attached = hooks::attach(&mut self.bpf, &self.pins.links(), &self.cgroup, self.observer.inode);
         if attached.is_err() && !was_attached {
             self.pins.remove_own()?;
         }
-        Ok(attached? | (self.pins.remove_others()? > 0))
+        let took_over = attached?;
+        self.watch.pin(&self.pins.links())?;
+        Ok(took_over | (self.pins.remove_others()? > 0))
     }
 
     /// Unpins what was prepared and is not attached, after a start that failed.
@@ -110,7 +123,7 @@ impl Datapath {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn generation(&self) -> Result<Generation, Error> {
-        Ok(self.tables.in_force()?.generation)
+        Ok(self.in_force()?.generation)
     }
 
     /// What is in force, and what follows it by itself.
@@ -118,7 +131,7 @@ impl Datapath {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn in_force(&self) -> Result<InForce, Error> {
-        self.tables.in_force()
+        self.observer.in_force()
     }
 
     /// The generation that the next [`apply`](Self::apply) brings into force. A fallback gets the number before it.
@@ -132,6 +145,8 @@ impl Datapath {
     /// Brings a compiled policy into force as a whole, and returns its generation. With a fallback, that takes its place
     /// at the deadline, whether an agent runs or not. What was pending before is not any more.
     ///
+    /// From the first call on this process also has the programs learn of new cgroups.
+    ///
     /// # Errors
     /// Before the last step anything that fails leaves the former policy in force.
     pub fn apply(
@@ -139,7 +154,26 @@ impl Datapath {
         compiled: &Compiled,
         fallback: Option<Fallback<'_>>,
     ) -> Result<Generation, Error> {
+        // Before the tables that they fill are there, so that no cgroup is made unseen between the two.
+        if let Err(error) = self.watch.begin(&mut self.bpf) {
+            let has_workloads = |compiled: &Compiled| !compiled.patterns.is_empty();
+            if has_workloads(compiled) || fallback.is_some_and(|f| has_workloads(f.compiled)) {
+                return Err(error);
+            }
+            tracing::warn!("workloads by unit or cgroup will not be possible: {error}");
+        } else {
+            self.observer.watches();
+        }
+        if self.is_attached() {
+            self.watch.pin(&self.pins.links())?;
+        }
         self.tables.swap(compiled, fallback)
+    }
+
+    /// Lets generations go on from this number if the kernel's own is lower, as after a reboot: each number is given
+    /// once.
+    pub fn go_on_from(&mut self, generation: Generation) {
+        self.tables.go_on_from(generation);
     }
 
     /// The ring buffer of [`Event`]s, once.
@@ -164,10 +198,16 @@ impl Datapath {
         Counters::open(&self.pins.maps())
     }
 
-    /// What the kernel holds at each hook.
+    /// As [`Observer::attached`].
     #[must_use]
     pub fn attached(&self) -> Vec<Attached> {
-        hooks::attached(&self.pins.links(), self.inode)
+        self.observer.attached()
+    }
+
+    /// Handles to what is in the kernel, for those who look at it while it changes.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
     /// Programs at our hooks of the cgroup that are not ours: (hook, program id).
@@ -196,6 +236,11 @@ fn load(pins: &Pins, place: &Place) -> Result<(Ebpf, Tables), Error> {
     }
     let mut bpf = loader.load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;
+    if let Err(error) = sockets::live::load(&mut bpf) {
+        tracing::warn!(
+            "live flows are known by their sockets only: {error}; a kernel with /sys/kernel/btf/vmlinux is needed"
+        );
+    }
     let tables = Tables::take(&mut bpf, place.cgroup.clone())?;
     Ok((bpf, tables))
 }

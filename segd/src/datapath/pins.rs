@@ -14,7 +14,7 @@ use segd_common::schema::{self, COUNTER_PLACES, FREE_COUNTERS};
 use super::{Error, hooks, host};
 
 /// Maps that are pinned.
-const PINNED: [&str; 21] = [
+const PINNED: [&str; 23] = [
     schema::ACTIVE,
     schema::GENERATIONS,
     schema::HOSTS,
@@ -25,8 +25,10 @@ const PINNED: [&str; 21] = [
     schema::FAILSAFES,
     schema::PATTERNS,
     schema::WORKLOADS,
+    schema::ENDED,
     schema::USERS,
     schema::SOCKETS,
+    schema::SEEDS,
     schema::FLOWS_OUT,
     schema::FLOWS_IN,
     schema::DENIALS,

@@ -6,7 +6,8 @@ use std::path::Path;
 use aya::util::KernelVersion;
 
 use super::pins::Pins;
-use super::{Error, OBJECT, hooks, host};
+use super::watch::Watch;
+use super::{Error, OBJECT, hooks, host, sockets};
 
 /// The oldest kernel that segd is tried on.
 const OLDEST: (u8, u8) = (6, 1);
@@ -67,6 +68,7 @@ pub fn programs() -> Result<String, Error> {
     host::check_capabilities()?;
     let mut bpf = super::loader(&0).load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;
+    sockets::live::load(&mut bpf)?;
     let mut verified: Vec<_> = bpf
         .programs()
         .filter_map(|(name, p)| Some((p.info().ok()?.verified_instruction_count()?, name)))
@@ -77,9 +79,21 @@ pub fn programs() -> Result<String, Error> {
     // The limit is BPF_COMPLEXITY_LIMIT_INSNS, include/linux/bpf.h.
     Ok(format!(
         "{} programs load; the verifier walked {total} instructions ({}; a program may have 1000000)",
-        hooks::HOOKS.len(),
+        each.len(),
         each.join(", ")
     ))
+}
+
+/// The tracepoints that tell of new cgroups, by which workloads are told. Attaches to them for a moment.
+///
+/// # Errors
+/// They are out of reach: then no policy with workloads by unit or cgroup can come into force.
+pub fn tracepoints() -> Result<String, Error> {
+    host::check_capabilities()?;
+    let mut bpf = super::loader(&0).load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
+    hooks::load(&mut bpf)?;
+    Watch::default().begin(&mut bpf)?;
+    Ok("units and cgroups can be workloads: the kernel tells of new cgroups".to_owned())
 }
 
 /// Who else is attached at the cgroup, and what segd itself has in place.

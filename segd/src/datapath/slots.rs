@@ -45,6 +45,34 @@ pub(super) struct Filled {
     pub(super) map: MapData,
 }
 
+/// Makes the maps of one table.
+#[derive(Clone, Copy)]
+pub(super) struct Maker {
+    name: &'static str,
+    kind: Kind,
+}
+
+impl Maker {
+    /// Entries are put into the kernel so many at a time, so that no second list of all of them is made.
+    const BATCH: usize = 65_536;
+
+    /// A map of these entries with room for so many.
+    pub(super) fn build_with_room<K: aya::Pod, V: aya::Pod>(
+        self,
+        room: usize,
+        mut entries: impl Iterator<Item = (K, V)>,
+    ) -> Result<Filled, Error> {
+        let map = create::<K, V>(self.kind, self.name, room)?;
+        loop {
+            let (keys, values): (Vec<K>, Vec<V>) = entries.by_ref().take(Self::BATCH).unzip();
+            if keys.is_empty() {
+                return Ok(Filled { digest: 0, map });
+            }
+            fill(&map, self.name, &keys, &values)?;
+        }
+    }
+}
+
 /// What a slot holds.
 #[derive(Clone)]
 enum Held {
@@ -119,6 +147,22 @@ impl Slots {
         Ok(())
     }
 
+    /// What makes its maps.
+    pub(super) fn maker(&self) -> Maker {
+        Maker { name: self.name, kind: self.kind }
+    }
+
+    /// Has a map put into a slot that was made elsewhere.
+    pub(super) fn plan_map(&mut self, slot: u32, filled: Arc<Filled>) {
+        self.planned.push((slot, filled));
+    }
+
+    /// Whether a slot has this map, or is to have it, or may have it.
+    pub(super) fn holds(&self, filled: &Arc<Filled>) -> bool {
+        let held = self.held.iter().any(|held| matches!(held, Held::Map(map) if Arc::ptr_eq(map, filled)));
+        held || self.planned.iter().any(|(_, map)| Arc::ptr_eq(map, filled))
+    }
+
     /// Puts what was planned into its slots.
     pub(super) fn commit(&mut self) -> Result<(), Error> {
         for (slot, filled) in std::mem::take(&mut self.planned) {
@@ -181,19 +225,29 @@ fn build<K: aya::Pod, V: aya::Pod>(
     keys: &[K],
     values: &[V],
 ) -> Result<MapData, Error> {
-    let entries = keys.len();
-    let too_large = |_| Error::TooLarge { table: name, entries };
+    let map = create::<K, V>(kind, name, room)?;
+    fill(&map, name, keys, values)?;
+    Ok(map)
+}
+
+fn create<K, V>(kind: Kind, name: &'static str, room: usize) -> Result<MapData, Error> {
+    let too_large = |_| Error::TooLarge { table: name, entries: room };
     let size = u32::try_from(room.max(1)).map_err(too_large)?;
     let key = u32::try_from(size_of::<K>()).map_err(too_large)?;
     let value = u32::try_from(size_of::<V>()).map_err(too_large)?;
     let definition = aya_obj::Map::new_from_params(kind.number() as u32, key, value, size, kind.flags());
-    let map = MapData::create(definition, name, None).map_err(|e| Error::map(name, e))?;
-    sys::map_update_batch(map.fd().as_fd(), keys, values).map_err(|source| Error::Fill {
-        table: name,
-        entries,
-        source,
-    })?;
-    Ok(map)
+    MapData::create(definition, name, None).map_err(|e| Error::map(name, e))
+}
+
+fn fill<K: aya::Pod, V: aya::Pod>(
+    map: &MapData,
+    name: &'static str,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Error> {
+    let entries = keys.len();
+    let failed = |source| Error::Fill { table: name, entries, source };
+    sys::map_update_batch(map.fd().as_fd(), keys, values).map_err(failed)
 }
 
 /// A digest of a table's entries.

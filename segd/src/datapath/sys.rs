@@ -1,8 +1,10 @@
-//! The bpf(2) calls that aya does not offer: link takeover, link and program queries, batched map updates.
+//! The bpf(2) calls that aya does not offer: link takeover, link and program queries, batched map updates, an
+//! iterator over a map.
 //! Layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -12,10 +14,14 @@ const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
+const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const ITER_CREATE: libc::c_long = 33;
 
 /// BPF_LINK_TYPE_CGROUP.
 const LINK_TYPE_CGROUP: u32 = 3;
+/// BPF_LINK_TYPE_PERF_EVENT.
+const LINK_TYPE_PERF_EVENT: u32 = 7;
 
 /// Calls bpf(2) with a zero-padded attribute.
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
@@ -23,6 +29,13 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // rest as zero. The pointers inside are to buffers that the callers keep alive.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// A descriptor that a call of bpf(2) has just given.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: by the caller, the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Opens a pinned object.
@@ -35,10 +48,7 @@ pub(crate) fn object_get(path: &Path) -> io::Result<OwnedFd> {
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    let fd = bpf(OBJ_GET, &mut attr)?;
-    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    owned(bpf(OBJ_GET, &mut attr)?)
 }
 
 /// What the kernel says of a cgroup link.
@@ -54,32 +64,44 @@ pub(crate) struct CgroupLink {
 
 /// Reads a cgroup link; `None` for a link of another kind.
 pub(crate) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<Option<CgroupLink>> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        kind: u32,
-        id: u32,
-        program: u32,
-        pad: u32,
-        cgroup: u64,
-        attach_type: u32,
-        rest: [u32; 9],
-    }
+    let LinkInfo { kind, id, program, cgroup, attach_type, .. } = link_info(link)?;
+    Ok((kind == LINK_TYPE_CGROUP).then_some(CgroupLink { id, program, cgroup, attach_type }))
+}
+
+/// Ids of a tracepoint's link and of its program; `None` for a link of another kind.
+pub(crate) fn perf_link(link: BorrowedFd<'_>) -> io::Result<Option<(u32, u32)>> {
+    let LinkInfo { kind, id, program, .. } = link_info(link)?;
+    Ok((kind == LINK_TYPE_PERF_EVENT).then_some((id, program)))
+}
+
+/// `struct bpf_link_info`, with the fields of a cgroup link.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    cgroup: u64,
+    attach_type: u32,
+    rest: [u32; 9],
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     #[repr(C)]
     struct Attr {
         bpf_fd: u32,
         info_len: u32,
         info: u64,
     }
-    let mut info = Info::default();
+    let mut info = LinkInfo::default();
     let mut attr = Attr {
         bpf_fd: link.as_raw_fd().unsigned_abs(),
-        info_len: u32::try_from(size_of::<Info>()).unwrap_or(0),
+        info_len: u32::try_from(size_of::<LinkInfo>()).unwrap_or(0),
         info: (&raw mut info) as u64,
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
-    let Info { kind, id, program, cgroup, attach_type, .. } = info;
-    Ok((kind == LINK_TYPE_CGROUP).then_some(CgroupLink { id, program, cgroup, attach_type }))
+    Ok(info)
 }
 
 /// Puts another program into a link. No packet is judged by neither.
@@ -182,4 +204,41 @@ pub(crate) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
         }
     }
     Ok(())
+}
+
+/// Runs an iterator's program over every element of a map and returns all that it wrote.
+pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    #[repr(C)]
+    struct CreateLink {
+        prog_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+        iter_info: u64,
+        iter_info_len: u32,
+        pad: u32,
+    }
+    #[repr(C)]
+    struct CreateIter {
+        link_fd: u32,
+        flags: u32,
+    }
+    /// BPF_TRACE_ITER of `enum bpf_attach_type`.
+    const TRACE_ITER: u32 = 28;
+    // `union bpf_iter_link_info`, of which a map's descriptor comes first.
+    let over: u32 = map.as_raw_fd().unsigned_abs();
+    let mut attr = CreateLink {
+        prog_fd: program.as_raw_fd().unsigned_abs(),
+        target_fd: 0,
+        attach_type: TRACE_ITER,
+        flags: 0,
+        iter_info: (&raw const over) as u64,
+        iter_info_len: 4,
+        pad: 0,
+    };
+    let link = owned(bpf(LINK_CREATE, &mut attr)?)?;
+    let mut attr = CreateIter { link_fd: link.as_raw_fd().unsigned_abs(), flags: 0 };
+    let mut written = Vec::new();
+    File::from(owned(bpf(ITER_CREATE, &mut attr)?)?).read_to_end(&mut written)?;
+    Ok(written)
 }

@@ -8,12 +8,14 @@ use std::thread;
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, Map, MapData};
+use segd_common::addr::Addr;
 use segd_common::id::Generation;
 use segd_common::schema;
 use segd_common::table::{
-    FAILSAFE, GenerationInfo, HAS_USERS, HAS_WORKLOADS, KEEP_REVOKED, Pattern, PolicyEntry, Subject,
+    FAILSAFE, GenerationInfo, HAS_USERS, HAS_WORKLOADS, KEEP_REVOKED, Pattern, PeerZone, PolicyEntry, Subject,
 };
 
+use super::large::{Entry, Large};
 use super::slots::{self, Filled, Kind, Slots};
 use super::{Error, cgroups, host};
 use crate::policy::Compiled;
@@ -45,13 +47,48 @@ pub struct Pending {
     pub fallback: Generation,
 }
 
+/// Length in bits, address in network order, and where it belongs.
+type Prefix4 = (u8, [u8; 4], PeerZone);
+/// As [`Prefix4`].
+type Prefix6 = (u8, [u8; 16], PeerZone);
+
+impl Entry for (Addr, PeerZone) {
+    type Key = Addr;
+    type MapKey = Addr;
+    type Value = PeerZone;
+
+    fn key(&self) -> Addr {
+        self.0
+    }
+
+    fn pair(&self) -> (Addr, PeerZone) {
+        *self
+    }
+}
+
+impl<const N: usize> Entry for (u8, [u8; N], PeerZone)
+where
+    Key<[u8; N]>: aya::Pod,
+{
+    type Key = (u8, [u8; N]);
+    type MapKey = Key<[u8; N]>;
+    type Value = PeerZone;
+
+    fn key(&self) -> (u8, [u8; N]) {
+        (self.0, self.1)
+    }
+
+    fn pair(&self) -> (Key<[u8; N]>, PeerZone) {
+        (Key::new(self.0.into(), self.1), self.2)
+    }
+}
+
 /// The tables of all slots.
 pub(super) struct Tables {
-    active: Array<MapData, u32>,
-    generations: Array<MapData, GenerationInfo>,
-    hosts: Slots,
-    prefixes4: Slots,
-    prefixes6: Slots,
+    current: Current,
+    hosts: Large<(Addr, PeerZone)>,
+    prefixes4: Large<Prefix4>,
+    prefixes6: Large<Prefix6>,
     policy: Slots,
     services: Slots,
     failsafes: Slots,
@@ -61,6 +98,54 @@ pub(super) struct Tables {
     /// The cgroup whose tree is judged.
     cgroup: PathBuf,
     clock: Clock,
+    /// The last number that was given, if the kernel has forgotten it.
+    given: Generation,
+}
+
+/// Which slot is in force: handles to the two tables that say so.
+pub(super) struct Current {
+    active: Array<MapData, u32>,
+    generations: Array<MapData, GenerationInfo>,
+}
+
+impl Current {
+    pub(super) fn new(active: Map, generations: Map) -> Result<Self, Error> {
+        Ok(Self {
+            active: array(active, schema::ACTIVE)?,
+            generations: array(generations, schema::GENERATIONS)?,
+        })
+    }
+
+    /// The slot that was brought into force last, and what it says. The slot is in force unless its deadline passed.
+    fn active(&self) -> Result<(u32, GenerationInfo), Error> {
+        let slot = self.active.get(&0, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
+        Ok((slot, self.info(slot)?))
+    }
+
+    fn info(&self, slot: u32) -> Result<GenerationInfo, Error> {
+        self.generations.get(&slot, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
+    }
+
+    /// What the programs judge by now.
+    pub(super) fn in_force(&self) -> Result<InForce, Error> {
+        let (_, info) = self.active()?;
+        if info.deadline == 0 {
+            return Ok(InForce { generation: info.generation, pending: None });
+        }
+        let fallback = self.info(info.fallback.into())?.generation;
+        if host::boottime_ns() >= info.deadline {
+            return Ok(InForce { generation: fallback, pending: None });
+        }
+        let pending = Some(Pending { deadline: info.deadline, fallback });
+        Ok(InForce { generation: info.generation, pending })
+    }
+
+    /// Whether the policy in force, or what follows it by itself, knows workloads by cgroup.
+    pub(super) fn has_workloads(&self) -> Result<bool, Error> {
+        let (_, info) = self.active()?;
+        let fallback = if info.deadline == 0 { 0 } else { self.info(info.fallback.into())?.flags };
+        Ok((info.flags | fallback) & HAS_WORKLOADS != 0)
+    }
 }
 
 /// From the wall clock, on which policies expire, to CLOCK_BOOTTIME, on which the kernel measures.
@@ -91,15 +176,16 @@ impl Clock {
 impl Tables {
     pub(super) fn take(bpf: &mut Ebpf, cgroup: PathBuf) -> Result<Self, Error> {
         let mut take = |name: &'static str| bpf.take_map(name).ok_or(Error::Object { what: name });
-        let active = array(take(schema::ACTIVE)?, schema::ACTIVE)?;
-        let generations = array(take(schema::GENERATIONS)?, schema::GENERATIONS)?;
+        let current = Current::new(take(schema::ACTIVE)?, take(schema::GENERATIONS)?)?;
+        let hosts = Large::new(take(schema::HOSTS)?, schema::HOSTS, Kind::Hash)?;
+        let prefixes4 = Large::new(take(schema::PREFIXES4)?, schema::PREFIXES4, Kind::Trie)?;
+        let prefixes6 = Large::new(take(schema::PREFIXES6)?, schema::PREFIXES6, Kind::Trie)?;
         let mut slots = |name, kind| Slots::new(take(name)?, name, kind);
         Ok(Self {
-            active,
-            generations,
-            hosts: slots(schema::HOSTS, Kind::Hash)?,
-            prefixes4: slots(schema::PREFIXES4, Kind::Trie)?,
-            prefixes6: slots(schema::PREFIXES6, Kind::Trie)?,
+            current,
+            hosts,
+            prefixes4,
+            prefixes6,
             policy: slots(schema::POLICY, Kind::Trie)?,
             services: slots(schema::SERVICES, Kind::Trie)?,
             failsafes: slots(schema::FAILSAFES, Kind::Trie)?,
@@ -108,14 +194,15 @@ impl Tables {
             users: slots(schema::USERS, Kind::Hash)?,
             cgroup,
             clock: Clock::default(),
+            given: Generation::NONE,
         })
     }
 
     fn all(&mut self) -> [&mut Slots; 9] {
         [
-            &mut self.hosts,
-            &mut self.prefixes4,
-            &mut self.prefixes6,
+            &mut self.hosts.slots,
+            &mut self.prefixes4.slots,
+            &mut self.prefixes6.slots,
             &mut self.policy,
             &mut self.services,
             &mut self.failsafes,
@@ -125,35 +212,16 @@ impl Tables {
         ]
     }
 
-    /// The slot that was brought into force last, and what it says. The slot is in force unless its deadline passed.
-    fn active(&self) -> Result<(u32, GenerationInfo), Error> {
-        let slot = self.active.get(&0, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
-        Ok((slot, self.info(slot)?))
-    }
-
-    fn info(&self, slot: u32) -> Result<GenerationInfo, Error> {
-        self.generations.get(&slot, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
-    }
-
-    /// What the programs judge by now.
-    pub(super) fn in_force(&self) -> Result<InForce, Error> {
-        let (_, info) = self.active()?;
-        if info.deadline == 0 {
-            return Ok(InForce { generation: info.generation, pending: None });
-        }
-        let fallback = self.info(info.fallback.into())?.generation;
-        if host::boottime_ns() >= info.deadline {
-            return Ok(InForce { generation: fallback, pending: None });
-        }
-        let pending = Some(Pending { deadline: info.deadline, fallback });
-        Ok(InForce { generation: info.generation, pending })
-    }
-
     /// The number that the next [`swap`](Self::swap) gives.
     pub(super) fn next(&self, with_fallback: bool) -> Result<Generation, Error> {
-        let (_, last) = self.active()?;
+        let (_, last) = self.current.active()?;
         let step = if with_fallback { 2 } else { 1 };
-        last.generation.0.checked_add(step).map(Generation).ok_or(Error::Generations)
+        last.generation.0.max(self.given.0).checked_add(step).map(Generation).ok_or(Error::Generations)
+    }
+
+    /// Numbers up to this one were given before.
+    pub(super) fn go_on_from(&mut self, given: Generation) {
+        self.given = self.given.max(given);
     }
 
     /// Builds a generation beside the one in force, and what it falls back to, then lets it come into force. Until
@@ -172,6 +240,9 @@ impl Tables {
         if let Err(error) = self.clear(&used) {
             tracing::warn!("the tables of a former policy stay in memory: {error}");
         }
+        self.hosts.keep_spare();
+        self.prefixes4.keep_spare();
+        self.prefixes6.keep_spare();
         Ok(generation)
     }
 
@@ -182,7 +253,7 @@ impl Tables {
         fallback: Option<Fallback<'_>>,
     ) -> Result<(Generation, Vec<u32>), Error> {
         self.clock.read();
-        let (slot, former) = self.active()?;
+        let (slot, former) = self.current.active()?;
         let generation = self.next(fallback.is_some())?;
         let used = [Some(slot), (former.deadline != 0).then_some(former.fallback.into())];
         let mut idle = (0..schema::SLOTS).filter(|slot| !used.contains(&Some(*slot)));
@@ -191,7 +262,8 @@ impl Tables {
         let slot = next_idle()?;
         let mut info = GenerationInfo { generation, ..info_of(compiled) };
         let mut slots = vec![slot];
-        let mut watched = vec![self.plan(slot, compiled)?];
+        let mut watched = Vec::new();
+        // First, so that the large tables are held against those of the new generation from then on.
         if let Some(Fallback { compiled, deadline }) = fallback {
             let slot = next_idle()?;
             watched.push(self.plan(slot, compiled)?);
@@ -201,13 +273,14 @@ impl Tables {
             info.deadline = deadline;
             info.fallback = u8::try_from(slot).unwrap_or(0);
         }
+        watched.push(self.plan(slot, compiled)?);
         self.set_info(slot, info)?;
         self.at_once(Slots::commit)?;
         // From here on the programs put each new cgroup into these tables; those that are there come now.
         for (patterns, workloads) in watched.iter().filter(|(patterns, _)| !patterns.is_empty()) {
             cgroups::fill(&workloads.map, &self.cgroup, patterns)?;
         }
-        self.active.set(0, slot, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
+        self.current.active.set(0, slot, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
         Ok((generation, slots))
     }
 
@@ -222,17 +295,18 @@ impl Tables {
         self.policy.plan(slot, policy)?;
         let patterns = compiled.patterns.iter().map(|p| Pattern { subject: subject(p.subject), ..*p });
         let patterns: Vec<Pattern> = patterns.collect();
+        if patterns.len() > schema::MAX_PATTERNS as usize {
+            return Err(Error::TooLarge { table: schema::PATTERNS, entries: patterns.len() });
+        }
         self.users.plan(slot, compiled.users.iter().map(|(uid, s)| (*uid, subject(*s))))?;
         self.patterns.plan(slot, (0_u32..).zip(patterns.iter().copied()))?;
         let digest = slots::digest::<u32, Pattern>(&[], &patterns);
         let room = if patterns.is_empty() { 1 } else { schema::WORKLOAD_CGROUPS };
         let workloads = self.workloads.plan_growing::<u64, Subject>(slot, digest, room)?;
 
-        self.hosts.plan(slot, compiled.hosts.iter().copied())?;
-        let v4 = compiled.prefixes4.iter().map(|(len, net, zone)| (Key::new(u32::from(*len), *net), *zone));
-        self.prefixes4.plan(slot, v4)?;
-        let v6 = compiled.prefixes6.iter().map(|(len, net, zone)| (Key::new(u32::from(*len), *net), *zone));
-        self.prefixes6.plan(slot, v6)?;
+        self.hosts.plan(slot, &compiled.hosts)?;
+        self.prefixes4.plan(slot, &compiled.prefixes4)?;
+        self.prefixes6.plan(slot, &compiled.prefixes6)?;
         let services = compiled.services.iter().map(|(len, key, service)| (Key::new(*len, *key), *service));
         self.services.plan(slot, services)?;
         let failsafes = compiled.failsafes.iter().map(|(len, key)| (Key::new(*len, *key), FAILSAFE));
@@ -241,7 +315,7 @@ impl Tables {
     }
 
     fn set_info(&mut self, slot: u32, info: GenerationInfo) -> Result<(), Error> {
-        self.generations.set(slot, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
+        self.current.generations.set(slot, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
     }
 
     /// Waits until no program still runs that read a former slot's number, then empties the slots that are idle now.

@@ -82,16 +82,56 @@ fn normal(name: &str) -> String {
 }
 
 impl State {
-    /// Follows these names and no others. A new one is due at once. Tells whether addresses went with a name that is no
-    /// longer followed.
-    pub fn follow<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) -> bool {
+    /// Follows these names and no others. A new one is due at once. Returns what was known of those that are no longer
+    /// followed.
+    pub fn follow<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
         let mut former = std::mem::take(&mut self.names);
         for name in names {
             let name = normal(name);
             let known = former.remove(&name).unwrap_or_default();
             self.names.entry(name).or_insert(known);
         }
-        former.values().any(|name| !name.addresses.is_empty())
+        Self { names: former }
+    }
+
+    /// Adds what `other` knows of names that are not followed here.
+    pub fn add(&mut self, other: Self) {
+        for (text, name) in other.names {
+            self.names.entry(text).or_insert(name);
+        }
+    }
+
+    /// Gives followed names that never had an answer what `other` knows of them, and takes it from there. They are due
+    /// still.
+    pub fn recall(&mut self, other: &mut Self) {
+        for (text, name) in self.names.iter_mut().filter(|(_, name)| **name == Name::default()) {
+            if let Some(Name { addresses, .. }) = other.names.remove(text) {
+                name.addresses = addresses;
+            }
+        }
+    }
+
+    /// Takes what a copy of this learnt since it was as `before`, as far as the names are followed still.
+    pub fn adopt(&mut self, copy: Self, before: &Self) {
+        for (text, learnt) in copy.names {
+            if before.names.get(&text) != Some(&learnt)
+                && let Some(name) = self.names.get_mut(&text)
+            {
+                *name = learnt;
+            }
+        }
+    }
+
+    /// Number of names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// No name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
     }
 
     /// Every name, in the order of the alphabet.

@@ -72,9 +72,11 @@ pub fn conflicts(policy: &Policy, names: &Resolved) -> Vec<Conflict> {
         at,
     };
     let mut found = Vec::new();
-    for (address, claims) in candidates(policy, names) {
-        let kept_by = match (literal(policy, address), claims.first()) {
-            (Some((zone, at)), _) => side(zone, IpNet::from(address).to_string(), at),
+    let candidates = candidates(policy, names);
+    let literal = literal(policy, &candidates);
+    for (address, claims) in candidates {
+        let kept_by = match (literal.get(&address), claims.first()) {
+            (Some((zone, at)), _) => side(zone, IpNet::from(address).to_string(), *at),
             (None, Some(first)) => side(first.zone, first.name.to_owned(), first.place),
             (None, None) => continue,
         };
@@ -88,8 +90,10 @@ pub fn conflicts(policy: &Policy, names: &Resolved) -> Vec<Conflict> {
 
 /// Who has each address that names stand for.
 pub(crate) fn claims<'a>(policy: &'a Policy, names: &Resolved) -> BTreeMap<IpAddr, Claim<'a>> {
-    let all = candidates(policy, names).into_iter();
-    all.filter(|(address, _)| literal(policy, *address).is_none())
+    let all = candidates(policy, names);
+    let literal = literal(policy, &all);
+    all.into_iter()
+        .filter(|(address, _)| !literal.contains_key(address))
         .filter_map(|(address, claims)| claims.first().map(|first| (address, *first)))
         .collect()
 }
@@ -113,11 +117,22 @@ fn candidates<'a>(policy: &'a Policy, names: &Resolved) -> BTreeMap<IpAddr, Vec<
     all
 }
 
-/// The zone that claims exactly this address in its `cidrs`.
-fn literal(policy: &Policy, address: IpAddr) -> Option<(&str, Place)> {
-    let alone = IpNet::from(address);
-    policy.zones.iter().find_map(|(zone, members)| {
-        let cidr = members.cidrs.iter().find(|cidr| cidr.value == alone)?;
-        Some((zone.as_str(), cidr.place))
-    })
+/// Those of the addresses that a zone claims exactly in its `cidrs`, with the zone. One pass over all prefixes.
+fn literal<'a>(
+    policy: &'a Policy,
+    addresses: &BTreeMap<IpAddr, Vec<Claim<'_>>>,
+) -> BTreeMap<IpAddr, (&'a str, Place)> {
+    let mut found = BTreeMap::new();
+    if addresses.is_empty() {
+        return found;
+    }
+    for (zone, members) in &policy.zones {
+        for cidr in &members.cidrs {
+            let alone = cidr.value.prefix_len() == cidr.value.max_prefix_len();
+            if alone && addresses.contains_key(&cidr.value.addr()) {
+                found.entry(cidr.value.addr()).or_insert((zone.as_str(), cidr.place));
+            }
+        }
+    }
+    found
 }

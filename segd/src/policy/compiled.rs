@@ -1,6 +1,8 @@
 //! What the compiler makes of a policy for one host: the tables as the kernel will hold them. User space
 //! looks them up through [`Tables`](super::view::Tables).
 
+use std::sync::Arc;
+
 use segd_common::addr::Addr;
 use segd_common::id::{ServiceId, SubjectId};
 use segd_common::table::{FailsafeKey, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject};
@@ -18,11 +20,11 @@ pub struct Compiled {
     /// Whether live flows go on that this policy denies.
     pub keep_revoked: bool,
     /// Exact addresses (/32 and /128).
-    pub hosts: Vec<(Addr, PeerZone)>,
+    pub hosts: Arc<[(Addr, PeerZone)]>,
     /// IPv4 prefixes: length 0 to 31, address in network order with host bits zero.
-    pub prefixes4: Vec<(u8, [u8; 4], PeerZone)>,
+    pub prefixes4: Arc<[(u8, [u8; 4], PeerZone)]>,
     /// IPv6 prefixes: length 0 to 127, address in network order with host bits zero.
-    pub prefixes6: Vec<(u8, [u8; 16], PeerZone)>,
+    pub prefixes6: Arc<[(u8, [u8; 16], PeerZone)]>,
     /// Prefix length in bits, key, entry; `expires` in nanoseconds since the Unix epoch.
     pub policy: Vec<(u32, PolicyKey, PolicyEntry)>,
     /// Prefix length in bits, key, service.

@@ -116,6 +116,11 @@ impl Diagnostics {
         &mut self.items[last]
     }
 
+    /// The line of a place, from 1.
+    pub(crate) fn line(&self, place: Place) -> usize {
+        self.sources.line_column(place).0
+    }
+
     pub(crate) fn file_name(&self, file: usize) -> Option<String> {
         self.sources.files().get(file).map(|f| f.name.clone())
     }

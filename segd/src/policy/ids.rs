@@ -2,6 +2,7 @@
 //! restarts. The agent stores the registry in its state directory.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use segd_common::id::{RuleId, ServiceId, SubjectId, ZoneId};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,12 @@ pub const BUILT_IN_ZONES: [(&str, ZoneId); 4] = [
 
 /// The label of a port that no service names.
 pub const OTHER_SERVICE: &str = "other";
+
+/// As [`BUILT_IN_ZONES`], to be shared by records.
+static BUILT_IN_NAMES: LazyLock<[Arc<str>; 4]> =
+    LazyLock::new(|| BUILT_IN_ZONES.map(|(name, _)| name.into()));
+/// As [`OTHER_SERVICE`].
+static OTHER_NAME: LazyLock<Arc<str>> = LazyLock::new(|| OTHER_SERVICE.into());
 
 /// Every name that ever had a number, with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,37 +74,38 @@ impl Registry {
     }
 
     /// The name of a zone, or `?N` for a number that was never given.
-    pub fn zone_name(&self, id: ZoneId) -> String {
-        if let Some((name, _)) = BUILT_IN_ZONES.iter().find(|(_, i)| *i == id) {
-            return (*name).to_owned();
+    pub fn zone_name(&self, id: ZoneId) -> Arc<str> {
+        let built_in = BUILT_IN_ZONES.iter().position(|(_, i)| *i == id);
+        match built_in.and_then(|n| BUILT_IN_NAMES.get(n)) {
+            Some(name) => Arc::clone(name),
+            None => self.subjects.name(u32::from(id.0)),
         }
-        self.subjects.name(u32::from(id.0))
     }
 
     /// The name of a zone or workload.
-    pub fn subject_name(&self, id: SubjectId) -> String {
+    pub fn subject_name(&self, id: SubjectId) -> Arc<str> {
         self.zone_name(ZoneId(id.0))
     }
 
     /// The name of a service.
-    pub fn service_name(&self, id: ServiceId) -> String {
+    pub fn service_name(&self, id: ServiceId) -> Arc<str> {
         if id == ServiceId::OTHER {
-            return OTHER_SERVICE.to_owned();
+            return Arc::clone(&OTHER_NAME);
         }
         self.services.name(u32::from(id.0))
     }
 
     /// The id of a rule; `None` for [`RuleId::NONE`].
-    pub fn rule_name(&self, id: RuleId) -> Option<String> {
+    pub fn rule_name(&self, id: RuleId) -> Option<Arc<str>> {
         (id != RuleId::NONE).then(|| self.rules.name(id.0))
     }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "BTreeMap<String, u32>", into = "BTreeMap<String, u32>")]
+#[serde(from = "BTreeMap<Arc<str>, u32>", into = "BTreeMap<Arc<str>, u32>")]
 struct Numbers {
-    by_name: BTreeMap<String, u32>,
-    by_number: BTreeMap<u32, String>,
+    by_name: BTreeMap<Arc<str>, u32>,
+    by_number: BTreeMap<u32, Arc<str>>,
 }
 
 impl Numbers {
@@ -108,24 +116,25 @@ impl Numbers {
         let next = self.by_number.last_key_value().map_or(Some(first), |(n, _)| n.checked_add(1));
         let n =
             next.filter(|n| *n <= last).ok_or(Full { what, limit: last - first + 1, file: REGISTRY_FILE })?;
-        self.by_name.insert(name.to_owned(), n);
-        self.by_number.insert(n, name.to_owned());
+        let name: Arc<str> = name.into();
+        self.by_name.insert(Arc::clone(&name), n);
+        self.by_number.insert(n, name);
         Ok(n)
     }
 
-    fn name(&self, number: u32) -> String {
-        self.by_number.get(&number).cloned().unwrap_or_else(|| format!("?{number}"))
+    fn name(&self, number: u32) -> Arc<str> {
+        self.by_number.get(&number).cloned().unwrap_or_else(|| format!("?{number}").into())
     }
 }
 
-impl From<BTreeMap<String, u32>> for Numbers {
-    fn from(by_name: BTreeMap<String, u32>) -> Self {
-        let by_number = by_name.iter().map(|(name, n)| (*n, name.clone())).collect();
+impl From<BTreeMap<Arc<str>, u32>> for Numbers {
+    fn from(by_name: BTreeMap<Arc<str>, u32>) -> Self {
+        let by_number = by_name.iter().map(|(name, n)| (*n, Arc::clone(name))).collect();
         Self { by_name, by_number }
     }
 }
 
-impl From<Numbers> for BTreeMap<String, u32> {
+impl From<Numbers> for BTreeMap<Arc<str>, u32> {
     fn from(n: Numbers) -> Self {
         n.by_name
     }
@@ -144,9 +153,9 @@ mod tests {
         let text = serde_json::to_string(&r).unwrap();
         let mut again: Registry = serde_json::from_str(&text).unwrap();
         assert_eq!(again.zone("orders").unwrap(), orders);
-        assert_eq!(again.zone_name(transport), "transport");
+        assert_eq!(&*again.zone_name(transport), "transport");
         assert_eq!(again.zone("new").unwrap().0, transport.0 + 1);
-        assert_eq!(again.zone_name(ZoneId(999)), "?999");
+        assert_eq!(&*again.zone_name(ZoneId(999)), "?999");
     }
 
     #[test]

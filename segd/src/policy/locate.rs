@@ -50,7 +50,7 @@ impl<'a> Atlas<'a> {
             return Located { zone, by: By::Name(name), place: Some(*place) };
         }
         let members = self.policy.zones.iter().flat_map(|(name, zone)| {
-            let located = |c: &Placed<IpNet>| (name.as_str(), c.value, Some(c.place));
+            let located = |c: Placed<IpNet>| (name.as_str(), c.value, Some(c.place));
             zone.cidrs.iter().map(located)
         });
         let built_in = BUILT_IN_PREFIXES.iter().map(|(net, id)| (built_in_name(*id), *net, None));

@@ -17,6 +17,7 @@ pub mod host;
 pub mod ids;
 pub mod load;
 mod locate;
+pub mod members;
 pub mod model;
 pub mod ports;
 pub mod resolved;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use segd_common::traffic::{Direction, Mode};
 use serde::{Deserialize, Serialize};
 
 pub use super::canary::Canary;
 pub use super::guard::{Guard, Probe};
+use super::members::Cidrs;
 use super::ports::PortSpec;
 use super::source::{Place, Placed, Sources};
 use super::workload::{Selector, User, Workload};
@@ -42,7 +42,7 @@ pub struct Zone {
     /// Who answers for it.
     pub owner: Option<String>,
     /// Its members, each without host bits. There is at least one here or among the names.
-    pub cidrs: Vec<Placed<IpNet>>,
+    pub cidrs: Cidrs,
     /// DNS names whose addresses are members, in lower case and without a dot at the end. No other zone has them.
     pub names: Vec<Placed<String>>,
     /// Its name.

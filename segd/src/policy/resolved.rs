@@ -55,6 +55,13 @@ impl Resolved {
     }
 }
 
+impl FromIterator<(String, BTreeMap<IpAddr, Timestamp>)> for Resolved {
+    /// From the addresses of each name, with the instant since which each belongs to it.
+    fn from_iter<I: IntoIterator<Item = (String, BTreeMap<IpAddr, Timestamp>)>>(names: I) -> Self {
+        Self { names: names.into_iter().collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -16,10 +17,23 @@ pub struct SourceFile {
 }
 
 /// Files in the order in which they are merged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Vec<SourceFile>,
+    /// Of each file, the first byte of each line but the first.
+    lines: OnceLock<Vec<Box<[u32]>>>,
+    hash: OnceLock<String>,
+    /// The texts were forgotten; under this number they are kept.
+    kept_as: Option<u32>,
 }
+
+impl PartialEq for Sources {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files && self.hash() == other.hash()
+    }
+}
+
+impl Eq for Sources {}
 
 /// A range of bytes in one file of a [`Sources`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,18 +97,43 @@ impl Sources {
         }
         paths.sort();
         let files = paths.iter().map(|p| read(p)).collect::<Result<_, _>>()?;
-        Ok(Self { files })
+        Ok(Self::of(files))
+    }
+
+    fn of(files: Vec<SourceFile>) -> Self {
+        Self { files, ..Self::default() }
     }
 
     /// One file.
     pub fn read_file(path: &Path) -> Result<Self, ReadError> {
-        Ok(Self { files: vec![read(path)?] })
+        Ok(Self::of(vec![read(path)?]))
     }
 
     /// Texts that are already in memory, as (name, text), in the order in which they are merged.
     pub fn from_texts<N: Into<String>, T: Into<String>>(texts: impl IntoIterator<Item = (N, T)>) -> Self {
         let file = |(name, text): (N, T)| SourceFile { name: name.into(), text: text.into() };
-        Self { files: texts.into_iter().map(file).collect() }
+        Self::of(texts.into_iter().map(file).collect())
+    }
+
+    /// Bytes of all texts.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.files.iter().map(|file| file.text.len()).sum()
+    }
+
+    /// The same without the texts, which may be large: lines and the hash are still known, columns are not. `kept_as`:
+    /// a number by which the caller finds the texts again.
+    #[must_use]
+    pub fn without_texts(&self, kept_as: u32) -> Self {
+        let name = |f: &SourceFile| SourceFile { name: f.name.clone(), text: String::new() };
+        let (lines, hash) = (self.lines().to_vec().into(), self.hash().into());
+        Self { files: self.files.iter().map(name).collect(), lines, hash, kept_as: Some(kept_as) }
+    }
+
+    /// The number of [`Self::without_texts`]; `None`: the texts are here.
+    #[must_use]
+    pub fn kept_as(&self) -> Option<u32> {
+        self.kept_as
     }
 
     /// The files.
@@ -113,10 +152,19 @@ impl Sources {
     #[must_use]
     pub fn line_column(&self, place: Place) -> (usize, usize) {
         let text = self.files.get(place.file).map_or("", |f| &f.text);
-        let before = &text[..text.floor_char_boundary(place.start)];
-        let line_start = before.rfind('\n').map_or(0, |n| n + 1);
-        let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1)
+        let lines = self.lines().get(place.file).map_or(&[][..], |lines| lines);
+        let line = lines.partition_point(|start| *start as usize <= place.start);
+        let start = line.checked_sub(1).and_then(|n| lines.get(n)).map_or(0, |start| *start as usize);
+        let before = text.get(start..text.floor_char_boundary(place.start)).unwrap_or("");
+        (line + 1, before.chars().count() + 1)
+    }
+
+    fn lines(&self) -> &[Box<[u32]>] {
+        let of = |file: &SourceFile| {
+            let ends = file.text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
+            ends.map(|(n, _)| u32::try_from(n + 1).unwrap_or(u32::MAX)).collect()
+        };
+        self.lines.get_or_init(|| self.files.iter().map(of).collect())
     }
 
     /// A place as `file:line`.
@@ -128,12 +176,15 @@ impl Sources {
     /// SHA-256, in hex, of what the files hold. Their order counts, their names do not.
     #[must_use]
     pub fn hash(&self) -> String {
-        let mut hash = Sha256::new();
-        for file in &self.files {
-            hash.update(u64::try_from(file.text.len()).unwrap_or(u64::MAX).to_be_bytes());
-            hash.update(&file.text);
-        }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        let hash = || {
+            let mut hash = Sha256::new();
+            for file in &self.files {
+                hash.update(u64::try_from(file.text.len()).unwrap_or(u64::MAX).to_be_bytes());
+                hash.update(&file.text);
+            }
+            hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        };
+        self.hash.get_or_init(hash).clone()
     }
 }
 
@@ -156,6 +207,9 @@ mod tests {
         assert_eq!(at(6), (2, 1));
         assert_eq!(at(14), (2, 8));
         assert_eq!(at(999), (3, 1));
+        let bare = sources.without_texts(7);
+        assert_eq!(bare.line_column(Place { file: 0, start: 14, end: 14 }), (2, 1));
+        assert_eq!((bare.hash(), bare.kept_as(), bare.size()), (sources.hash(), Some(7), 0));
         assert_eq!(sources.file_line(Place { file: 0, start: 7, end: 8 }), "a.toml:2");
     }
 

@@ -43,7 +43,7 @@ impl Walk {
         let mut previous = None;
         for error in &errors {
             let place = self.place(error.span().unwrap_or(0..0));
-            let line = text[..text.floor_char_boundary(place.start)].matches('\n').count() + 1;
+            let line = self.found.line(place);
             let same_line = broken.contains(&line);
             broken.push(line);
             // After an open bracket each line that follows is the same error again.

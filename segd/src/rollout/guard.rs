@@ -1,11 +1,14 @@
 //! The guard: watches what a change breaks for a while after it, and says when that is too much. Pure; the caller
 //! tells it what happens, undoes the change and journals the [`Breach`].
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use segd_common::traffic::Direction;
 use serde::Serialize;
+
+use super::seen::Key;
 
 /// Offenders that are kept by name; what further ones do is counted.
 pub const MAX_OFFENDERS: usize = 20;
@@ -13,10 +16,15 @@ pub const MAX_OFFENDERS: usize = 20;
 /// Failures of the probe in a row that are a breach.
 pub const PROBE_FAILURES: u32 = 2;
 
+/// Denials of what a peer begins count once in this time. Nanoseconds.
+const INBOUND_NS: u64 = 10 * SECOND;
+
 /// What a change may break, and for how long that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Denials in any sixty seconds of what flowed before the change; more are a breach. `None`: any number.
+    /// Denials in any sixty seconds of what flowed before the change; more are a breach. `None`: any number. What this
+    /// host begins counts each time it is denied, as each is an error for somebody. What a peer begins counts once in
+    /// ten seconds for each peer and port: a dropped packet is sent again, and by itself that is no further failure.
     pub max_denied_per_minute: Option<u64>,
     /// Live flows that the change cut; more are a breach. `None`: any number.
     pub max_cut: Option<u64>,
@@ -111,6 +119,8 @@ pub struct Watch {
     limits: Limits,
     ends_at: u64,
     minute: Minute,
+    /// When a denial of what a peer began counted last; as many as flowed before the change at most.
+    counted: HashMap<Key, u64>,
     cut: u64,
     tallies: Vec<Tally>,
     others: u64,
@@ -129,6 +139,7 @@ impl Watch {
             limits,
             ends_at: started.saturating_add(window),
             minute: Minute::default(),
+            counted: HashMap::new(),
             cut: 0,
             tallies: Vec::new(),
             others: 0,
@@ -151,14 +162,29 @@ impl Watch {
     }
 
     /// `n` denials of what flowed before the change.
-    pub fn denied(&mut self, now: u64, n: u64, offender: Offender) -> Option<Breach> {
+    pub fn denied(&mut self, now: u64, n: u64, key: &Key, offender: Offender) -> Option<Breach> {
         if self.is_over(now) {
             return None;
         }
         self.tally(offender, n, |tally| &mut tally.denied);
-        self.minute.add(now, n);
+        let counts = self.failures_in(now, n, key);
+        self.minute.add(now, counts);
         let (count, limit) = (self.minute.sum(now), self.limits.max_denied_per_minute?);
         (count > limit).then(|| self.breach(Cause::Denied { count, limit }))
+    }
+
+    /// How many of so many denials count.
+    fn failures_in(&mut self, now: u64, n: u64, key: &Key) -> u64 {
+        if key.direction == Direction::Outbound {
+            return n;
+        }
+        match self.counted.get(key) {
+            Some(last) if now.saturating_sub(*last) < INBOUND_NS => 0,
+            _ => {
+                self.counted.insert(*key, now);
+                1
+            }
+        }
     }
 
     /// `n` live flows that the change cut.
@@ -184,6 +210,11 @@ impl Watch {
         self.failures += 1;
         let failures = self.failures;
         (failures >= PROBE_FAILURES).then(|| self.breach(Cause::Probe { failures, error }))
+    }
+
+    /// Denials in the minute before `now`, and live flows cut so far.
+    pub fn counts(&mut self, now: u64) -> (u64, u64) {
+        (self.minute.sum(now), self.cut)
     }
 
     /// When the window is over.
@@ -256,6 +287,12 @@ mod tests {
         Offender { flow: name.to_owned(), process: None }
     }
 
+    fn key(direction: Direction, peer: u8) -> Key {
+        let subject = segd_common::id::SubjectId(16);
+        let peer = segd_common::addr::Addr::v4([10, 0, 0, peer]);
+        Key { subject, direction, peer, protocol: 6, port: 5432 }
+    }
+
     #[derive(Clone, Copy)]
     enum Step {
         Denied(u64),
@@ -276,7 +313,7 @@ mod tests {
         for (n, (second, step)) in steps.iter().enumerate() {
             let now = START + second * SECOND;
             let breach = match *step {
-                Denied(count) => watch.denied(now, count, who("a")),
+                Denied(count) => watch.denied(now, count, &key(Direction::Outbound, 1), who("a")),
                 Cut(count) => watch.cut(now, count, who("b")),
                 Good => watch.probe(now, Ok(())),
                 Bad => watch.probe(now, Err("refused".to_owned())),
@@ -346,6 +383,22 @@ mod tests {
     }
 
     #[test]
+    fn packets_that_a_peer_sends_again_are_one_failure() {
+        let mut watch = Watch::new(limits(Some(4), None), START);
+        let (a, b) = (key(Direction::Inbound, 1), key(Direction::Inbound, 2));
+        for (second, key, counted) in
+            [(0, &a, 1), (1, &a, 1), (3, &a, 1), (3, &b, 2), (9, &a, 2), (10, &a, 3)]
+        {
+            let now = START + second * SECOND;
+            assert_eq!(watch.denied(now, 7, key, who("peer")), None);
+            assert_eq!(watch.counts(now).0, counted, "{second} {key:?}");
+        }
+        assert_eq!(watch.denied(START + 20 * SECOND, 1, &b, who("peer")), None);
+        let breach = watch.denied(START + 20 * SECOND, 1, &a, who("peer")).unwrap();
+        assert_eq!(breach.offenders[0].denied, 44, "the journal has them all");
+    }
+
+    #[test]
     fn a_probe_that_fails_before_the_change_is_a_warning() {
         let mut watch = Watch::new(limits(None, None), START);
         let warning = watch.probed_before(Err("connection refused".to_owned())).unwrap_err();
@@ -359,10 +412,10 @@ mod tests {
     fn offenders_are_joined_sorted_and_bounded() {
         let mut watch = Watch::new(limits(Some(100), None), START);
         for n in 0..25 {
-            assert_eq!(watch.denied(START, 2, who(&format!("host {n}"))), None);
+            assert_eq!(watch.denied(START, 2, &key(Direction::Outbound, 1), who(&format!("host {n}"))), None);
         }
         assert_eq!(watch.cut(START, 5, who("host 7")), None);
-        let breach = watch.denied(START, 51, who("host 3")).unwrap();
+        let breach = watch.denied(START, 51, &key(Direction::Outbound, 1), who("host 3")).unwrap();
         assert_eq!(breach.offenders.len(), MAX_OFFENDERS);
         assert_eq!(breach.offenders[0], Tally { offender: who("host 3"), denied: 53, cut: 0 });
         assert_eq!(breach.offenders[1], Tally { offender: who("host 7"), denied: 2, cut: 5 });

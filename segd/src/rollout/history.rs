@@ -20,6 +20,9 @@ const DIR: &str = "generations";
 pub struct Record {
     /// The generation that it first was.
     pub generation: u32,
+    /// The record that it took the place of.
+    #[serde(default)]
+    pub previous: Option<u32>,
     /// When it came into force.
     pub made_at: Timestamp,
     /// User id of who asked for it; `None`: nobody, the agent did it by itself.
@@ -46,7 +49,16 @@ impl Record {
         overrides: Vec<ModeOverride>,
     ) -> Self {
         let files = sources.files().iter().map(|file| (file.name.clone(), file.text.clone())).collect();
-        Self { generation, made_at, by, why: why.into(), files, hash: sources.hash(), overrides }
+        Self {
+            generation,
+            previous: None,
+            made_at,
+            by,
+            why: why.into(),
+            files,
+            hash: sources.hash(),
+            overrides,
+        }
     }
 
     /// The zone files.
@@ -156,6 +168,14 @@ impl History {
             return Err(HistoryError::Altered(self.dir.path(&name)));
         }
         Ok(Some(record))
+    }
+
+    /// Forgets one record, if it is there.
+    ///
+    /// # Errors
+    /// Its file cannot be removed.
+    pub fn remove(&self, generation: u32) -> Result<(), HistoryError> {
+        Ok(self.dir.remove(&name(generation))?)
     }
 
     /// Forgets all but the newest `keep` and those in `protected`. Returns what it forgot.

@@ -1,17 +1,21 @@
 //! Overrides of the mode, as `segd mode` sets them: the newest first, kept in the state directory. Pure.
 
+use std::collections::BTreeSet;
+use std::iter;
+
 use jiff::Timestamp;
 use segd_common::traffic::{Direction, Mode};
 
-use crate::control::api::{Caller, ModeEntry, ModeOverride, ModeRequest};
+use crate::control::api::{ModeEntry, ModeOverride};
+use crate::control::changes::ModeRequest;
 use crate::policy::Policy;
 use crate::policy::model::{Override, ServiceRef};
 
 /// Why a mode is not set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
-    /// The policy has no such zone.
-    #[error("there is no zone `{name}`{help}")]
+    /// The policy has no such zone or workload.
+    #[error("there is no zone or workload `{name}`{help}")]
     Subject {
         /// What was asked for.
         name: String,
@@ -37,11 +41,12 @@ pub fn set(
     policy: &Policy,
     overrides: &[ModeOverride],
     request: &ModeRequest,
-    caller: Caller,
+    by: u32,
     now: Timestamp,
 ) -> Result<Vec<ModeOverride>, ModeError> {
-    if let Some(name) = request.subject.as_deref().filter(|name| !policy.zones.contains_key(*name)) {
-        let help = nearest(name, policy.zones.keys());
+    let is_known = |name: &str| policy.zones.contains_key(name) || policy.workloads.contains_key(name);
+    if let Some(name) = request.subject.as_deref().filter(|name| !is_known(name)) {
+        let help = nearest(name, policy.zones.keys().chain(policy.workloads.keys()));
         return Err(ModeError::Subject { name: name.to_owned(), help });
     }
     if let Some(name) = &request.service
@@ -54,7 +59,7 @@ pub fn set(
         subject: request.subject.clone(),
         service: request.service.clone(),
         direction: request.direction,
-        set_by: caller.uid,
+        set_by: by,
         set_at: now,
     });
     let kept = overrides.iter().filter(|old| !covers(request, old)).cloned();
@@ -91,9 +96,28 @@ pub fn for_compiler(overrides: &[ModeOverride]) -> Vec<Override> {
         .collect()
 }
 
-/// Where which mode holds for a subject, in the order in which it counts: the first match wins.
+/// Where which mode holds on a host of this zone and name, in the order in which it counts: the first match wins. After
+/// the host's zone come the workloads that anything names.
 #[must_use]
-pub fn entries(policy: &Policy, subject: &str, overrides: &[ModeOverride]) -> Vec<ModeEntry> {
+pub fn entries(policy: &Policy, zone: &str, host: &str, overrides: &[ModeOverride]) -> Vec<ModeEntry> {
+    let by_override = overrides.iter().filter_map(|o| o.subject.as_deref());
+    let by_rollout = policy.rollouts.iter().filter_map(|r| r.subject.as_ref().map(|s| s.value.as_str()));
+    let named: BTreeSet<&str> = by_override.chain(by_rollout).collect();
+    let workloads = named.into_iter().filter_map(|name| policy.workloads.get_key_value(name));
+    let workloads = workloads.map(|(name, workload)| [name.as_str(), workload.zone.value.as_str()]);
+    let subjects = iter::once([zone, zone]).chain(workloads);
+    subjects.flat_map(|[subject, zone]| of_subject(policy, subject, zone, host, overrides)).collect()
+}
+
+/// The same for one subject, whose zone this is.
+fn of_subject(
+    policy: &Policy,
+    subject: &str,
+    zone: &str,
+    host: &str,
+    overrides: &[ModeOverride],
+) -> Vec<ModeEntry> {
+    let is_for = |name: &str| name == subject || name == zone;
     let mut rows = Vec::new();
     let mut add =
         |direction: Option<Direction>, peer: Option<&str>, service: Option<String>, mode, source: &str| {
@@ -108,18 +132,27 @@ pub fn entries(policy: &Policy, subject: &str, overrides: &[ModeOverride]) -> Ve
                 });
             }
         };
-    for o in overrides.iter().filter(|o| o.subject.as_deref().is_none_or(|s| s == subject)) {
+    for o in overrides.iter().filter(|o| o.subject.as_deref().is_none_or(is_for)) {
         add(o.direction, None, o.service.clone(), o.mode, "override");
     }
-    for r in policy.rollouts.iter().filter(|r| r.subject.as_ref().is_none_or(|s| s.value == subject)) {
+    for r in policy.rollouts.iter().filter(|r| r.subject.as_ref().is_none_or(|s| is_for(&s.value))) {
+        let source = match &r.canary {
+            Some(canary) if !canary.membership(r, host).is_in() => continue,
+            Some(canary) if !canary.peers.is_empty() => {
+                let peers: Vec<String> = canary.peers.iter().map(ToString::to_string).collect();
+                format!("rollout, canary peers {}", peers.join(" "))
+            }
+            Some(_) => "rollout, canary".to_owned(),
+            None => "rollout".to_owned(),
+        };
         let any = vec![None];
         let peers = r.peers.as_ref().map_or(any, |p| p.iter().map(|p| Some(p.value.as_str())).collect());
         for peer in peers {
             match &r.services {
-                None => add(r.direction, peer, None, r.mode, "rollout"),
+                None => add(r.direction, peer, None, r.mode, &source),
                 Some(services) => services
                     .iter()
-                    .for_each(|s| add(r.direction, peer, Some(s.value.clone().into()), r.mode, "rollout")),
+                    .for_each(|s| add(r.direction, peer, Some(s.value.clone().into()), r.mode, &source)),
             }
         }
     }
@@ -130,6 +163,7 @@ pub fn entries(policy: &Policy, subject: &str, overrides: &[ModeOverride]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::changes::Safety;
     use crate::policy::{Sources, load};
 
     fn policy() -> Policy {
@@ -152,11 +186,17 @@ mod tests {
 
     fn request(mode: Mode, subject: Option<&str>, service: Option<&str>) -> ModeRequest {
         let own = |text: Option<&str>| text.map(str::to_owned);
-        ModeRequest { mode: Some(mode), subject: own(subject), service: own(service), direction: None }
+        ModeRequest {
+            mode: Some(mode),
+            subject: own(subject),
+            service: own(service),
+            direction: None,
+            safety: Safety::default(),
+        }
     }
 
     fn set_now(old: &[ModeOverride], request: &ModeRequest) -> Result<Vec<ModeOverride>, ModeError> {
-        set(&policy(), old, request, Caller { uid: 0, pid: None }, Timestamp::UNIX_EPOCH)
+        set(&policy(), old, request, 0, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -176,7 +216,7 @@ mod tests {
     #[test]
     fn names_that_do_not_exist_are_refused_with_the_nearest() {
         let error = set_now(&[], &request(Mode::Enforce, Some("order"), None)).unwrap_err();
-        assert_eq!(error.to_string(), "there is no zone `order`; did you mean `orders`?");
+        assert_eq!(error.to_string(), "there is no zone or workload `order`; did you mean `orders`?");
         let error = set_now(&[], &request(Mode::Enforce, None, Some("postgre"))).unwrap_err();
         assert!(error.to_string().contains("did you mean `postgres`?"), "{error}");
         assert!(set_now(&[], &request(Mode::Enforce, None, Some("tcp/5432"))).is_ok());
@@ -185,7 +225,7 @@ mod tests {
     #[test]
     fn entries_are_in_the_order_in_which_they_count() {
         let overrides = set_now(&[], &request(Mode::Monitor, Some("orders"), None)).unwrap();
-        let rows: Vec<String> = entries(&policy(), "orders", &overrides)
+        let rows: Vec<String> = entries(&policy(), "orders", "", &overrides)
             .iter()
             .map(|e| {
                 let peer = e.peer.as_deref().unwrap_or("*");

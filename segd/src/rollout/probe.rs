@@ -1,25 +1,24 @@
 //! The guard's probe: one look, from this host, at whether something still works.
 
 use std::io;
-use std::net::IpAddr;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
-use std::str::FromStr;
 use std::time::Duration;
-use std::{fmt, pin::pin};
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::http::uri::InvalidUri;
 use hyper::{Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::policy::guard::Probe;
 use crate::telemetry::text::printable;
 
 /// All that a command finds in its environment.
@@ -34,90 +33,6 @@ const TAIL: usize = 4096;
 /// Characters of a command's output in an error.
 const MAX_LINE: usize = 200;
 
-/// What to try. As text: `tcp://HOST:PORT`, `http://HOST[:PORT][/PATH]`, or a command line that begins with `/` and is
-/// split at white space.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Probe {
-    /// A connection must be accepted.
-    Tcp {
-        /// Name or address.
-        host: String,
-        /// Host byte order.
-        port: u16,
-    },
-    /// `GET` must be answered with a status below 400. Without TLS; redirections are not followed.
-    Http(Uri),
-    /// A program, by its absolute path, and its arguments. It must exit with 0. Run without a shell, as the agent's user,
-    /// in `/`, with nothing but a `PATH` in its environment.
-    Command(Vec<String>),
-}
-
-/// A text that is no probe.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no probe; write `tcp://HOST:PORT`, `http://HOST[:PORT]/PATH` or a command with its absolute path"
-)]
-pub struct BadProbe(String);
-
-impl FromStr for Probe {
-    type Err = BadProbe;
-
-    fn from_str(text: &str) -> Result<Self, BadProbe> {
-        let bad = || BadProbe(printable(text));
-        if text.starts_with('/') {
-            return Ok(Self::Command(text.split_whitespace().map(str::to_owned).collect()));
-        }
-        let uri: Uri = text.parse().map_err(|_| bad())?;
-        let host = host(&uri).ok_or_else(bad)?;
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(bad());
-        }
-        match uri.scheme_str() {
-            Some("tcp") if matches!(uri.path(), "" | "/") && uri.query().is_none() => {
-                let port = uri.port_u16().filter(|port| *port != 0).ok_or_else(bad)?;
-                Ok(Self::Tcp { host, port })
-            }
-            Some("http") if uri.port_u16() != Some(0) => Ok(Self::Http(uri)),
-            _ => Err(bad()),
-        }
-    }
-}
-
-/// The host without the brackets of an IPv6 address.
-fn host(uri: &Uri) -> Option<String> {
-    let host = uri.host()?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    Some(bare.unwrap_or(host).to_owned()).filter(|host| !host.is_empty())
-}
-
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.parse().is_ok_and(|ip: IpAddr| ip.is_ipv6()) => {
-                write!(f, "tcp://[{host}]:{port}")
-            }
-            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
-            Self::Http(uri) => uri.fmt(f),
-            Self::Command(words) => f.write_str(&words.join(" ")),
-        }
-    }
-}
-
-impl TryFrom<String> for Probe {
-    type Error = BadProbe;
-
-    fn try_from(text: String) -> Result<Self, BadProbe> {
-        text.parse()
-    }
-}
-
-impl From<Probe> for String {
-    fn from(probe: Probe) -> Self {
-        probe.to_string()
-    }
-}
-
 /// Runs a probe. When it is dropped or takes longer than `limit`, nothing of it goes on: a command is killed with its
 /// children (those that have not left its process group).
 ///
@@ -126,11 +41,11 @@ impl From<Probe> for String {
 pub async fn run(probe: &Probe, limit: Duration) -> Result<(), String> {
     let attempt = async {
         match probe {
-            Probe::Tcp { host, port } => match TcpStream::connect((host.as_str(), *port)).await {
+            Probe::Tcp(host, port) => match TcpStream::connect((host.as_str(), *port)).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.to_string()),
             },
-            Probe::Http(uri) => get(uri).await,
+            Probe::Http(url) => get(url).await,
             Probe::Command(words) => command(words).await,
         }
     };
@@ -141,10 +56,13 @@ pub async fn run(probe: &Probe, limit: Duration) -> Result<(), String> {
     result.map_err(|error| format!("{probe}: {error}"))
 }
 
-async fn get(uri: &Uri) -> Result<(), String> {
-    let host = host(uri).unwrap_or_default();
+/// `GET` must be answered with a status below 400. Without TLS; redirections are not followed.
+async fn get(url: &str) -> Result<(), String> {
+    let uri: Uri = url.parse().map_err(|error: InvalidUri| error.to_string())?;
+    let host = uri.host().unwrap_or_default();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let text = |error: hyper::Error| error.to_string();
-    let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(80))).await;
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await;
     let io = TokioIo::new(stream.map_err(|error| error.to_string())?);
     let (mut sender, connection) = http1::handshake(io).await.map_err(text)?;
     let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))

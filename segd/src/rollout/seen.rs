@@ -2,8 +2,10 @@
 //! denials of what flowed before.
 //!
 //! A flow is known by what a rule can tell apart, not by its ephemeral port: the local subject, the direction, the
-//! peer's address, the protocol and the server's port. The table holds the [`CAPACITY`] seen last, in about 160 bytes
-//! each (2.6 MB when it is full), and the names of programs and units, which it shares with the flow records.
+//! peer's address, the protocol and the server's port. Three tables hold the [`CAPACITY`] seen last, in about 160 bytes
+//! each (3.9 MB when they are full), and the names of programs and units, which they share with the flow records: what
+//! this host began, what peers began and a rule allowed, and what peers began and no rule ever allowed. A peer can fill
+//! the last one as it likes, and pushes nothing out of the others.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +20,8 @@ use segd_common::traffic::{Direction, Verdict};
 use crate::telemetry::process::ProcessInfo;
 use crate::telemetry::protocol::is_icmp;
 
-/// Flows that are remembered.
-pub const CAPACITY: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Flows that are remembered in each of the tables.
+pub const CAPACITY: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 
 /// What makes two flows the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,20 +64,46 @@ pub struct Sighting {
     pub count: u64,
     /// How the last one was decided.
     pub verdict: Verdict,
+    /// Whether one of them was allowed, not only audited.
+    pub allowed: bool,
     /// Whose socket the last one was.
     pub owner: Owner,
     /// Program and unit of that owner, if they could be found.
     pub process: ProcessInfo,
 }
 
-/// The table. Its methods hold a lock for a microsecond; [`Seen::snapshot`] for about a millisecond.
+/// The tables. Its methods hold a lock for a microsecond; [`Seen::snapshot`] for about a millisecond.
 #[derive(Debug)]
-pub struct Seen(Mutex<Table>);
+pub struct Seen(Mutex<Tables>);
 
 #[derive(Debug)]
-struct Table {
-    flows: LruCache<Key, Sighting>,
+struct Tables {
+    began_here: LruCache<Key, Sighting>,
+    allowed: LruCache<Key, Sighting>,
+    audited: LruCache<Key, Sighting>,
     evicted: u64,
+}
+
+impl Tables {
+    fn get_mut(&mut self, key: &Key) -> Option<&mut Sighting> {
+        match key.direction {
+            Direction::Outbound => self.began_here.get_mut(key),
+            Direction::Inbound => self.allowed.get_mut(key).or_else(|| self.audited.get_mut(key)),
+        }
+    }
+
+    fn push(&mut self, key: Key, sighting: Sighting) {
+        let table = match key.direction {
+            Direction::Outbound => &mut self.began_here,
+            Direction::Inbound if sighting.allowed => &mut self.allowed,
+            Direction::Inbound => &mut self.audited,
+        };
+        self.evicted += u64::from(table.push(key, sighting).is_some());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Key, &Sighting)> {
+        self.began_here.iter().chain(&self.allowed).chain(&self.audited)
+    }
 }
 
 impl Default for Seen {
@@ -86,7 +114,8 @@ impl Default for Seen {
 
 impl Seen {
     fn with_capacity(capacity: NonZeroUsize) -> Self {
-        Self(Mutex::new(Table { flows: LruCache::new(capacity), evicted: 0 }))
+        let table = || LruCache::new(capacity);
+        Self(Mutex::new(Tables { began_here: table(), allowed: table(), audited: table(), evicted: 0 }))
     }
 
     /// Takes an event: a flow that began is entered or counted, one that ended was seen once more. Denials are no
@@ -96,7 +125,7 @@ impl Seen {
             Some(Kind::Open) => self.began(&event.flow, &event.owner, event.time, event.count, process),
             Some(Kind::Close | Kind::Revoke) => {
                 let Some(key) = Key::of(&event.flow) else { return };
-                if let Some(known) = self.table().flows.get_mut(&key) {
+                if let Some(known) = self.tables().get_mut(&key) {
                     known.last = known.last.max(event.time);
                 }
             }
@@ -114,8 +143,9 @@ impl Seen {
         process: impl FnOnce(&Owner) -> ProcessInfo,
     ) {
         let (Some(key), Some(verdict)) = (Key::of(flow), Verdict::from_byte(flow.verdict)) else { return };
-        let mut table = self.table();
-        if let Some(known) = table.flows.get_mut(&key) {
+        let allowed = verdict == Verdict::Allowed;
+        let mut tables = self.tables();
+        if let Some(known) = tables.get_mut(&key) {
             known.last = known.last.max(time);
             known.count = known.count.saturating_add(count);
             known.verdict = verdict;
@@ -123,33 +153,40 @@ impl Seen {
                 known.owner = *owner;
                 known.process = process(owner);
             }
+            if allowed && !known.allowed {
+                known.allowed = true;
+                if let Some(moved) = tables.audited.pop(&key) {
+                    tables.push(key, moved);
+                }
+            }
             return;
         }
         let process = process(owner);
-        let sighting = Sighting { first: time, last: time, count, verdict, owner: *owner, process };
-        let evicted = table.flows.push(key, sighting).is_some();
-        table.evicted += u64::from(evicted);
+        tables
+            .push(key, Sighting { first: time, last: time, count, verdict, allowed, owner: *owner, process });
     }
 
-    /// Whether such a flow began before an instant of CLOCK_BOOTTIME, in nanoseconds, and was let pass.
+    /// What is known of such flows.
     #[must_use]
-    pub fn was_flowing(&self, key: &Key, before: u64) -> bool {
-        self.table().flows.peek(key).is_some_and(|sighting| sighting.first < before)
+    pub fn sighting(&self, key: &Key) -> Option<Sighting> {
+        let tables = self.tables();
+        let all = [&tables.began_here, &tables.allowed, &tables.audited];
+        all.into_iter().find_map(|table| table.peek(key)).cloned()
     }
 
-    /// All flows, those first that were seen last.
+    /// All flows: of each table those first that were seen last.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(Key, Sighting)> {
-        self.table().flows.iter().map(|(key, sighting)| (*key, sighting.clone())).collect()
+        self.tables().iter().map(|(key, sighting)| (*key, sighting.clone())).collect()
     }
 
-    /// How many flows were forgotten because the table was full.
+    /// How many flows were forgotten because a table was full.
     #[must_use]
     pub fn evicted(&self) -> u64 {
-        self.table().evicted
+        self.tables().evicted
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -238,14 +275,27 @@ mod tests {
     }
 
     #[test]
-    fn only_what_began_before_counts_as_flowing() {
-        let seen = Seen::default();
-        let event = event(Kind::Open, 100, flow(1, Direction::Outbound, 53, 9));
-        seen.take(&event, |_| unit("a"));
-        let key = Key::of(&event.flow).unwrap();
-        assert!(seen.was_flowing(&key, 101));
-        assert!(!seen.was_flowing(&key, 100));
-        assert!(!seen.was_flowing(&Key { port: 54, ..key }, 101));
+    fn what_peers_only_try_pushes_nothing_else_out() {
+        let seen = Seen::with_capacity(NonZeroUsize::new(2).unwrap());
+        let audited = |flow: Flow| Flow { verdict: Verdict::Audited as u8, ..flow };
+        let (ours, theirs) = (flow(1, Direction::Outbound, 443, 9), flow(1, Direction::Inbound, 9, 5432));
+        let tried = audited(flow(2, Direction::Inbound, 9, 5432));
+        for flow in [ours, theirs, tried] {
+            seen.take(&event(Kind::Open, 1, flow), |_| unit("a"));
+        }
+        let known = |flow: &Flow| seen.sighting(&Key::of(flow).unwrap());
+        assert!(known(&theirs).unwrap().allowed && !known(&tried).unwrap().allowed);
+        // Once allowed it stays so, whatever comes later.
+        let allowed = Flow { verdict: Verdict::Allowed as u8, ..tried };
+        seen.take(&event(Kind::Open, 2, allowed), |_| unit("a"));
+        seen.take(&event(Kind::Open, 3, tried), |_| unit("a"));
+        assert_eq!(known(&tried).map(|s| (s.allowed, s.verdict, s.count)), Some((true, Verdict::Audited, 3)));
+        for peer in 10..60 {
+            let forged = audited(flow(peer, Direction::Inbound, 9, 5432));
+            seen.take(&event(Kind::Open, 4, forged), |_| unit("a"));
+        }
+        assert!([ours, theirs, tried].iter().all(|flow| known(flow).is_some()));
+        assert_eq!((seen.evicted(), seen.snapshot().len()), (48, 5));
     }
 
     #[test]
@@ -266,9 +316,9 @@ mod tests {
         assert_eq!(left, [key(3), key(1)]);
         assert_eq!(seen.evicted(), 1);
         // To ask is not to see.
-        assert!(seen.was_flowing(&key(1), 9));
+        assert!(seen.sighting(&key(1)).is_some());
         seen.take(&event(Kind::Open, 5, flow(4, Direction::Outbound, 443, 9)), |_| unit("a"));
-        assert!(!seen.was_flowing(&key(1), 9));
+        assert!(seen.sighting(&key(1)).is_none());
     }
 
     #[test]

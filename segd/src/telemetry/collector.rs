@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use segd_common::event::Event;
+use segd_common::flow::Owner;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::clock::BootClock;
 use super::filter::Filter;
-use super::process::ProcessLookup;
-use super::record::{Context, FlowRecord};
+use super::process::{ProcessInfo, ProcessLookup};
+use super::record::{Context, FlowRecord, Process};
 use super::sink::{Sink, SinkStatus};
 
 /// Records that [`Collector::subscribe`] can look back on.
@@ -93,31 +94,33 @@ impl Collector {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Takes an event of the ring buffer. Waits for nobody but, for microseconds, for a reader that copies
-    /// the history.
+    /// Takes one event, as [`Batch::take`].
     pub fn take(&self, event: &Event) {
-        let record =
-            FlowRecord::from_event(event, &self.context.load(), self.clock(), self.processes.as_ref());
-        let record = match record {
-            Ok(record) => Arc::new(record),
-            Err(error) => {
-                if self.lost_decode.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::error!(%error, "cannot read an event");
-                }
-                return;
-            }
-        };
-        for sink in &self.sinks {
-            sink.offer(&record);
-        }
-        let mut history = self.history();
-        if history.len() == HISTORY {
-            history.pop_front();
-        }
-        history.push_back(Arc::clone(&record));
-        // Under the same lock, so that a new subscriber neither misses a record nor sees it twice. Fails when
-        // nobody listens.
-        let _ = self.live.send(record);
+        self.batch().take(event);
+    }
+
+    /// Takes events that are handed on together when the batch is dropped. Waits for nobody but, for microseconds, for a
+    /// reader that copies the history.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { collector: self, records: Vec::new() }
+    }
+
+    /// What an event says, in names; `None` if this version cannot read it.
+    #[must_use]
+    pub fn record(&self, event: &Event) -> Option<FlowRecord> {
+        FlowRecord::from_event(event, &self.context.load(), self.clock(), self.processes.as_ref()).ok()
+    }
+
+    /// What is known of the maker of a socket.
+    #[must_use]
+    pub fn process(&self, owner: &Owner) -> Option<Process> {
+        Process::of(owner, self.processes.as_ref())
+    }
+
+    /// Program and unit of the maker of a socket. Answers at once.
+    #[must_use]
+    pub fn process_info(&self, owner: &Owner) -> ProcessInfo {
+        self.processes.look_up(owner)
     }
 
     /// The last `last` records of the history that match, then every later one that matches.
@@ -170,6 +173,52 @@ impl Collector {
 impl std::fmt::Debug for Collector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Collector").field("sinks", &self.sinks).finish_non_exhaustive()
+    }
+}
+
+/// Events on their way to everybody who wants them.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    collector: &'a Collector,
+    records: Vec<Arc<FlowRecord>>,
+}
+
+impl Batch<'_> {
+    /// Takes an event of the ring buffer.
+    pub fn take(&mut self, event: &Event) {
+        let Collector { context, processes, lost_decode, .. } = self.collector;
+        let record =
+            FlowRecord::from_event(event, &context.load(), self.collector.clock(), processes.as_ref());
+        match record {
+            Ok(record) => self.records.push(Arc::new(record)),
+            Err(error) => {
+                if lost_decode.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::error!(%error, "cannot read an event");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if self.records.is_empty() {
+            return;
+        }
+        let Collector { sinks, live, .. } = self.collector;
+        for sink in sinks {
+            sink.offer(&self.records);
+        }
+        let mut history = self.collector.history();
+        for record in self.records.drain(..) {
+            if history.len() == HISTORY {
+                history.pop_front();
+            }
+            history.push_back(Arc::clone(&record));
+            // Under the same lock, so that a new subscriber neither misses a record nor sees it twice. Fails when
+            // nobody listens.
+            let _ = live.send(record);
+        }
     }
 }
 

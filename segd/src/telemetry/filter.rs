@@ -131,7 +131,7 @@ impl Filter {
         (self.verdict.is_empty() || self.verdict.contains(&record.verdict))
             && (self.event.is_empty() || self.event.contains(&record.event))
             && self.direction.is_none_or(|d| d == record.direction)
-            && self.service.as_ref().is_none_or(|s| *s == record.service)
+            && self.service.as_ref().is_none_or(|s| **s == *record.service)
             && self.from.as_ref().is_none_or(|side| side.matches(&record.src))
             && self.to.as_ref().is_none_or(|side| side.matches(&record.dst))
             && self.port.as_ref().is_none_or(|port| port.matches(record))
@@ -142,7 +142,7 @@ impl Side {
     fn matches(&self, end: &Endpoint) -> bool {
         let Endpoint { ip, port: _, zone } = end;
         match self {
-            Self::Zone(name) => name == zone,
+            Self::Zone(name) => **name == **zone,
             Self::Net(net) => net.contains(ip),
         }
     }

@@ -116,7 +116,7 @@ mod tests {
         let style = LineStyle { colour: true, time_zone: TimeZone::UTC };
         let mut refused = record(&denied());
         refused.process = record(&event(Kind::Open)).process;
-        refused.process.as_mut().unwrap().comm = "x\x1b[32m".to_owned();
+        refused.process.as_mut().unwrap().comm = "x\x1b[32m".into();
         let line = style.render(&refused);
         assert!(line.contains("  \x1b[31mdenied \x1b[0m  out"), "{line:?}");
         assert_eq!(line.matches('\x1b').count(), 2, "{line:?}");

@@ -63,6 +63,25 @@ pub struct Snapshot {
     pub enforcing: Vec<(String, Direction, String, bool)>,
     /// Rules of the policy in force.
     pub rules: Vec<RuleInfo>,
+    /// How safely it came into force.
+    pub rollout: RolloutInfo,
+}
+
+/// What limits, watches or overrides the policy in force.
+#[derive(Clone, Debug, Default)]
+pub struct RolloutInfo {
+    /// When the former policy returns unless somebody confirms the one in force.
+    pub confirm_deadline: Option<Timestamp>,
+    /// Whether a guard watches the last change.
+    pub guarded: bool,
+    /// Changes that a guard undid since the agent started.
+    pub guard_rollbacks: u64,
+    /// Whether the zone files on disk are held back.
+    pub held: bool,
+    /// Exceptions that hold.
+    pub exceptions: Vec<RuleInfo>,
+    /// What others did to segd since the agent started, by kind.
+    pub tampers: Vec<(&'static str, u64)>,
 }
 
 /// How full a map is.

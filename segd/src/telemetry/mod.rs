@@ -18,6 +18,6 @@ pub mod record;
 pub mod sink;
 pub(crate) mod text;
 
-pub use collector::Collector;
+pub use collector::{Batch, Collector};
 pub use filter::Filter;
 pub use record::FlowRecord;

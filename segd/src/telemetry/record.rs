@@ -1,13 +1,14 @@
 //! A flow record: one turn of one flow, as it is logged, streamed and kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use segd_common::event::{Event, Kind};
 use segd_common::flow::{Flow, Owner};
-use segd_common::id::RuleId;
+use segd_common::id::{RuleId, SubjectId};
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -45,7 +46,7 @@ pub struct FlowRecord {
     #[serde(with = "named")]
     pub direction: Direction,
     /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, `udplite`, `raw`, else the IP protocol number.
-    pub protocol: String,
+    pub protocol: Cow<'static, str>,
     /// Who began the flow.
     pub src: Endpoint,
     /// With whom.
@@ -57,18 +58,19 @@ pub struct FlowRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<u8>,
     /// What the server's port is called; `other` when no service names it.
-    pub service: String,
+    pub service: Arc<str>,
     /// The rule that allowed it, or would have had it not expired.
-    pub rule: Option<String>,
+    pub rule: Option<Arc<str>>,
     /// That rule's owner.
-    pub rule_owner: Option<String>,
+    pub rule_owner: Option<Arc<str>>,
     /// The policy generation that decided.
     pub generation: u32,
     /// What the local socket was decided as.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// The local workload.
-    pub workload: Option<String>,
-    /// Who made the local socket; `null` for one older than the agent, and where `count` is more than 1.
+    pub workload: Option<Arc<str>>,
+    /// Who made the local socket; of one older than the agent, who had it open. `null` where that is not known, and where
+    /// `count` is more than 1.
     pub process: Option<Process>,
     /// Denials that this record stands for; else 1.
     pub count: u64,
@@ -92,7 +94,7 @@ pub struct Endpoint {
     /// Its port; 0 for protocols without ports.
     pub port: u16,
     /// Its zone. For the local end: the subject.
-    pub zone: String,
+    pub zone: Arc<str>,
 }
 
 /// The maker of a socket; for an accepted one, of its listener.
@@ -101,7 +103,7 @@ pub struct Process {
     /// In the initial pid namespace.
     pub pid: u32,
     /// Name of the thread. The process chooses it: never decide by it.
-    pub comm: String,
+    pub comm: Arc<str>,
     /// Path of its program, if it could still be seen.
     pub exe: Option<Arc<str>>,
     /// The systemd unit of the socket's cgroup, if it could be found.
@@ -131,7 +133,9 @@ pub struct Context {
     /// Names of zones, services and rules.
     pub registry: Arc<Registry>,
     /// Owners of the rules that have one.
-    pub rule_owners: HashMap<RuleId, String>,
+    pub rule_owners: HashMap<RuleId, Arc<str>>,
+    /// Subjects that are workloads.
+    pub workloads: HashSet<SubjectId>,
 }
 
 /// An event that this version of segd cannot read.
@@ -164,6 +168,7 @@ impl FlowRecord {
         let (src, dst) = endpoints(flow, direction, &context.registry);
         let icmp = icmp_type_and_code(flow);
         let ended = matches!(kind, Kind::Close | Kind::Revoke);
+        let is_workload = context.workloads.contains(&flow.subject);
         let measured = kind == Kind::Close && flow.protocol == protocol::TCP;
         Ok(Self {
             schema: SCHEMA,
@@ -174,7 +179,7 @@ impl FlowRecord {
             verdict,
             reason,
             direction,
-            protocol: protocols::name(flow.protocol).into_owned(),
+            protocol: protocols::name(flow.protocol),
             src,
             dst,
             icmp_type: icmp.map(|[kind, _]| kind),
@@ -184,7 +189,7 @@ impl FlowRecord {
             rule_owner: context.rule_owners.get(&flow.rule).cloned(),
             generation: flow.generation.0,
             subject: context.registry.subject_name(flow.subject),
-            workload: None,
+            workload: is_workload.then(|| context.registry.subject_name(flow.subject)),
             // Joined denials may be of several processes; which one was last says nothing of the others.
             process: if event.count > 1 { None } else { Process::of(&event.owner, processes) },
             count: event.count,
@@ -227,14 +232,14 @@ fn icmp_type_and_code(flow: &Flow) -> Option<[u8; 2]> {
 }
 
 impl Process {
-    fn of(owner: &Owner, processes: &dyn ProcessLookup) -> Option<Self> {
-        if *owner == Owner::default() {
+    pub(super) fn of(owner: &Owner, processes: &dyn ProcessLookup) -> Option<Self> {
+        if owner.pid == 0 {
             return None;
         }
         let found = processes.look_up(owner);
         Some(Self {
             pid: owner.pid,
-            comm: text::from_padded(&owner.comm),
+            comm: text::from_padded(&owner.comm).into(),
             exe: found.exe,
             unit: found.unit,
             uid: owner.uid,

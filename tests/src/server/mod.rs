@@ -1,5 +1,6 @@
 //! Real servers on a host: what warehouses run, as Debian packages it, with their data in the lab's directories.
 
+mod dnsmasq;
 mod nginx;
 mod postgres;
 mod redis;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::User;
+
+pub use dnsmasq::Dnsmasq;
 
 use crate::host::Host;
 use crate::process::Process;

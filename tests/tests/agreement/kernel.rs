@@ -145,8 +145,8 @@ pub(crate) fn answer(event: &Event, registry: &Registry) -> Answer {
     Answer {
         verdict: Verdict::from_byte(flow.verdict).map_or("?", Verdict::name).to_owned(),
         reason: Reason::from_byte(flow.reason).map_or("?", Reason::name).to_owned(),
-        zone: registry.zone_name(flow.zone),
-        rule: registry.rule_name(flow.rule),
-        service: registry.service_name(flow.service),
+        zone: registry.zone_name(flow.zone).to_string(),
+        rule: registry.rule_name(flow.rule).map(|name| name.to_string()),
+        service: registry.service_name(flow.service).to_string(),
     }
 }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and so do its parts")]
 
+mod disguise;
 mod estate;
 mod kernel;
 mod naive;
@@ -22,6 +23,7 @@ use segd::policy::ids::Registry;
 use segd_common::traffic::Direction;
 use segd_tests::{Host, Lab, Report};
 
+use disguise::Disguise;
 use estate::{Estate, Expiry, Ports, Rollout, Rule, Service};
 use kernel::{Counts, Kernel};
 use naive::{Answer, Flow};
@@ -86,6 +88,7 @@ fn kernel_tables_explain_and_check_agree_with_a_naive_matcher() {
         ("denied no-rule", 1500),
         ("audited rule-expired", 100),
         ("denied rule-expired", 100),
+        ("denied workload-expired", 500),
         ("allowed failsafe", 100),
         ("allowed control", 100),
         ("tests", 500),
@@ -105,7 +108,8 @@ fn compare(host: &Host) -> BTreeMap<String, u64> {
         |policy| policy % 2 == 0,
         |rng, estate, text| {
             let policy = said::load(text);
-            let compiled = said::compile(estate, &policy, &mut registry);
+            let mut compiled = said::compile(estate, &policy, &mut registry);
+            let disguise = Disguise::put_on(rng, &mut compiled, &mut registry, estate.host);
             kernel.apply(&compiled).unwrap();
             let now = Timestamp::now();
             let mut tests = Vec::new();
@@ -114,8 +118,9 @@ fn compare(host: &Host) -> BTreeMap<String, u64> {
                 let zone = naive::peer_zone(estate, flow.peer, true);
                 let answer = naive::answer(estate, estate.host, zone, &flow);
 
-                let tables = said::by_tables(&compiled, &registry, now, &flow, true);
-                assert_eq!(tables, answer, "left: tables, right: naive; {flow:?} {shown:?}");
+                let disguised = disguise.answer(estate, &flow, &answer);
+                let tables = said::by_tables(&compiled, disguise.subject, &registry, now, &flow, true);
+                assert_eq!(tables, disguised, "left: tables, right: naive; {flow:?} {shown:?}");
                 // `explain` takes both addresses at their word; only a packet can be forged.
                 if zone == naive::peer_zone(estate, flow.peer, false) {
                     let (explained, enforces) = said::explained(estate, &policy, now, &flow);
@@ -128,11 +133,12 @@ fn compare(host: &Host) -> BTreeMap<String, u64> {
                     tests.extend((tests.len() < TESTS).then(|| test_of(estate, &flow)).flatten());
                 }
                 if n < PACKETS {
-                    ask_kernel(&mut kernel, &registry, estate, &flow, shown, &answer);
+                    let answer = disguised;
+                    ask_kernel(&mut kernel, &registry, estate, &flow, shown, &answer, &disguise.name);
                     *seen.entry("packets".into()).or_default() += 1;
                     *seen.entry(format!("{} {}", answer.verdict, answer.reason)).or_default() += 1;
                     if answer.reason != "control" {
-                        *wanted.entry(kernel::counter_of(estate.host, &flow, &answer)).or_default() += 1;
+                        *wanted.entry(kernel::counter_of(&disguise.name, &flow, &answer)).or_default() += 1;
                     }
                 }
             }
@@ -154,6 +160,7 @@ fn ask_kernel(
     flow: &Flow,
     shown: Shown,
     answer: &Answer,
+    subject: &str,
 ) {
     let (passes, told) = kernel.ask(flow, shown, estate.own).unwrap();
     assert_eq!(passes, answer.verdict != "denied", "kernel passes {flow:?} {shown:?}, naive {answer:?}");
@@ -163,7 +170,7 @@ fn ask_kernel(
     };
     assert_eq!(kernel::answer(&told, registry), *answer, "left: kernel, right: naive; {flow:?} {shown:?}");
     let told = told.flow;
-    assert_eq!(registry.subject_name(told.subject), estate.host);
+    assert_eq!(&*registry.subject_name(told.subject), subject);
     assert_eq!((told.protocol, IpAddr::from(told.peer)), (flow.protocol, flow.peer), "{flow:?} {shown:?}");
     assert_eq!(told.direction, flow.direction as u8, "{flow:?} {shown:?}");
 }

@@ -206,7 +206,7 @@ pub(crate) fn failsafes_of(estate: &Estate, flow: &Flow) -> Vec<Failsafe> {
     all
 }
 
-fn is_failsafe(estate: &Estate, flow: &Flow) -> bool {
+pub(crate) fn is_failsafe(estate: &Estate, flow: &Flow) -> bool {
     let dhcp = match flow.direction {
         Direction::Outbound => [67, 547],
         Direction::Inbound => [68, 546],

@@ -43,6 +43,7 @@ fn spec(ports: &Ports) -> PortSpec {
 /// What the tables hold of a flow. `on_wire`: as the programs see it in a packet.
 pub(crate) fn by_tables(
     compiled: &Compiled,
+    subject: Subject,
     registry: &Registry,
     now: Timestamp,
     flow: &Flow,
@@ -50,16 +51,15 @@ pub(crate) fn by_tables(
 ) -> Answer {
     let tables = Tables::new(compiled, u64::try_from(now.as_nanosecond()).unwrap());
     let Flow { direction, peer, protocol, port } = *flow;
-    let facts =
-        Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer: peer.into(), port };
+    let facts = Facts { subject, direction, protocol, peer: peer.into(), port };
     let zone = if on_wire { zone_on_wire(&tables, &facts.peer) } else { zone_of(&tables, &facts.peer) };
     let said = decide_in_zone(&tables, &facts, zone);
     Answer {
         verdict: said.verdict.to_string(),
         reason: said.reason.to_string(),
-        zone: registry.zone_name(said.zone),
-        rule: registry.rule_name(said.rule),
-        service: registry.service_name(said.service),
+        zone: registry.zone_name(said.zone).to_string(),
+        rule: registry.rule_name(said.rule).map(|name| name.to_string()),
+        service: registry.service_name(said.service).to_string(),
     }
 }
 

@@ -1,10 +1,13 @@
 //! A policy that nobody confirms gives way to its fallback, by the kernel's clock alone.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use aya::maps::{ArrayOfMaps, Map, MapData};
 use segd::datapath::host::boottime_ns;
 use segd::datapath::{Datapath, Fallback, InForce, Pending};
 use segd_common::id::Generation;
+use segd_common::schema;
 use segd_tests::{Actor, Report};
 
 use crate::support::{ENFORCE, Pair, rule};
@@ -21,6 +24,7 @@ fn a_deadline_passes_with_nobody_there() {
     let mut actor = pair.transport.actor(&["attempt"]).unwrap();
     let mut may = |what| allowed(&mut actor, &format!("tcp {what}"));
 
+    let began = Instant::now();
     let mut datapath = Datapath::open(&place, true).unwrap();
     assert_eq!(datapath.next_generation(false).unwrap(), Generation(1));
     assert_eq!(datapath.apply(&db, None).unwrap(), Generation(1));
@@ -31,10 +35,11 @@ fn a_deadline_passes_with_nobody_there() {
     let far = boottime_ns() + 3600 * SECOND;
     assert_eq!(datapath.next_generation(true).unwrap(), Generation(3));
     assert_eq!(datapath.apply(&web, Some(Fallback { compiled: &db, deadline: far })).unwrap(), Generation(3));
-    let deadline = boottime_ns() + 2 * SECOND;
+    let deadline = soon(began);
     assert_eq!(datapath.apply(&web, Some(Fallback { compiled: &db, deadline })).unwrap(), Generation(5));
     let pending = Some(Pending { deadline, fallback: Generation(4) });
     assert_eq!(datapath.in_force().unwrap(), InForce { generation: Generation(5), pending });
+    assert_eq!(tables(&pair, schema::POLICY), 2, "the new policy's and the fallback's");
     // Nobody is there any more; the programs stay.
     drop(datapath);
     assert_eq!((may(to_db), may(to_web)), (false, true));
@@ -49,6 +54,7 @@ fn a_deadline_passes_with_nobody_there() {
     assert_eq!(datapath.next_generation(false).unwrap(), Generation(6));
     assert_eq!(datapath.apply(&web, None).unwrap(), Generation(6));
     assert_eq!(datapath.in_force().unwrap(), InForce { generation: Generation(6), pending: None });
+    assert_eq!(tables(&pair, schema::POLICY), 1, "no former policy stays in memory");
     assert_eq!((may(to_db), may(to_web)), (false, true));
 }
 
@@ -59,10 +65,11 @@ fn what_is_confirmed_in_time_stays() {
     let db = pair.compiled(&format!("{}{ENFORCE}", rule("\"tcp/5432\"")));
     let web = pair.compiled(&format!("{}{ENFORCE}", rule("\"tcp/8080\"")));
     let mut actor = pair.transport.actor(&["attempt"]).unwrap();
+    let began = Instant::now();
     let mut datapath = Datapath::open(&pair.place(), true).unwrap();
     datapath.apply(&db, None).unwrap();
     datapath.attach().unwrap();
-    let deadline = boottime_ns() + SECOND;
+    let deadline = soon(began);
     datapath.apply(&web, Some(Fallback { compiled: &db, deadline })).unwrap();
     assert!(allowed(&mut actor, &to_web));
     datapath.apply(&web, None).unwrap();
@@ -98,6 +105,15 @@ fn swaps_are_quick() {
     assert!(median(&both) < Duration::from_millis(150), "{both:?}");
 }
 
+/// How many maps the slots of a table hold.
+fn tables(pair: &Pair, name: &str) -> usize {
+    let pin = pair.transport.bpffs().join(format!("v{}", schema::VERSION)).join("maps").join(name);
+    let outer = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let outer: ArrayOfMaps<MapData, MapData> = outer.try_into().unwrap();
+    let held = (0..schema::SLOTS).filter_map(|slot| outer.get(&slot, 0).ok());
+    held.map(|map| map.info().unwrap().id()).collect::<BTreeSet<u32>>().len()
+}
+
 /// Whether an attempt was let begin.
 fn allowed(actor: &mut Actor, attempt: &str) -> bool {
     match actor.exchange(attempt).unwrap() {
@@ -105,6 +121,11 @@ fn allowed(actor: &mut Actor, attempt: &str) -> bool {
         Report::Failed { step, errno } if step == "connect" && errno == "EPERM" => false,
         other => panic!("{attempt}: {other:?}"),
     }
+}
+
+/// An instant in 2 s; later on a machine on which much time has passed since the beginning of a test.
+fn soon(began: Instant) -> u64 {
+    boottime_ns() + 2 * SECOND + 2 * u64::try_from(began.elapsed().as_nanos()).unwrap()
 }
 
 fn wait_until(boottime: u64) {

@@ -8,8 +8,9 @@ use segd_tests::{Report, TIMEOUT};
 #[test]
 fn a_live_connection_that_no_rule_allows_is_cut_by_enforce_and_freed_by_monitor() {
     let Some(pair) = Pair::new("live") else { return };
-    let zones = rule("\"tcp/5432\"");
-    let agent = pair.agent(&pair.transport, &zones);
+    let zones = pair.zones(&rule("\"tcp/5432\""));
+    let drop = "[enforcement]\non_revoke = \"drop\"\n";
+    let agent = pair.transport.agent().zones(&zones).extra(drop).start().unwrap();
     let _allowed = pair.orders.tcp_server(5432).unwrap();
     let _other = pair.orders.tcp_server(6379).unwrap();
     let mut allowed = pair.transport.hold(pair.orders.v4_port(5432)).unwrap();
@@ -85,7 +86,7 @@ fn a_hundred_swaps_under_traffic_give_no_wrong_verdict() {
             1000 + swaps,
         );
         agent.write_zones(&zones(&extra)).unwrap();
-        let applied = agent.segd(&["apply"]).unwrap();
+        let applied = agent.segd(&["apply", "--force"]).unwrap();
         assert!(applied.status.success(), "{}", applied.stderr);
         swaps += 1;
     }

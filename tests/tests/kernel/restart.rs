@@ -1,5 +1,6 @@
 //! The agent may stop, die and come back: what it has put into the kernel goes on.
 
+use segd::datapath::HOOKS;
 use segd_tests::{Actor, Agent, Report, wait_for};
 
 use crate::support::{ENFORCE, Pair, SOON, counted, record, rule};
@@ -29,7 +30,7 @@ fn enforcement_never_pauses() {
         agent.kill(signal).unwrap();
         check(&mut held, "without an agent");
         agent = agent.restart().unwrap();
-        assert_eq!(links(&pair), 9, "no hook was attached twice");
+        assert_eq!(links(&pair), HOOKS.len(), "no hook was attached twice");
         denied = check(&mut held, "with a new agent");
         counted(&agent, "segd_flows_total", &[("verdict", "allowed")], denied + 1.0);
         counted(&agent, "segd_flows_total", &[("verdict", "denied")], denied);

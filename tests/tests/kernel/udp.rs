@@ -46,6 +46,29 @@ fn a_server_may_answer_from_a_connected_socket_and_only_its_client() {
     record(&agent, &[("event", "deny"), ("direction", "outbound"), ("dst.port", "9")]);
 }
 
+/// A server that answers each client from a socket of its own, and names the client's address all the same, began nothing
+/// in the next generation either.
+#[test]
+fn an_answer_by_sendto_on_a_connected_socket_passes_after_a_swap() {
+    let Some(pair) = Pair::new("sendto") else { return };
+    let zones = format!("{}{ENFORCE}", rule("\"udp/4000\""));
+    let agent = pair.agent(&pair.orders, &zones);
+    let address = pair.orders.v4_port(4000).to_string();
+    let server = pair.orders.actor(&["udp-serve", &address, "--again", "2000", "--connected"]).unwrap();
+    assert!(matches!(server.next().unwrap(), Report::Listening { .. }));
+    let client =
+        pair.transport.actor(&["udp-send", &address, "--answers", "2", "--timeout", "5000"]).unwrap();
+    assert!(matches!(client.next().unwrap(), Report::Sent));
+    assert_eq!(client.next().unwrap().text(), Some("ping"));
+    let other = "[zone.other]\ncidrs = [\"172.16.0.0/24\"]\n";
+    agent.write_zones(&pair.zones(&format!("{other}{}{ENFORCE}", rule("\"udp/4000\"")))).unwrap();
+    assert!(agent.segd(&["apply", "--force"]).unwrap().status.success());
+    let late = client.next().unwrap();
+    assert_eq!(late.text(), Some("ping"), "{late:?}");
+    let began = agent.metrics().unwrap().sum("segd_flows_total", &[("protocol", "udp")]);
+    assert!((began - 1.0).abs() < f64::EPSILON, "one flow, in both generations: {began}");
+}
+
 #[test]
 fn ping_passes_where_a_rule_names_it() {
     let Some(pair) = Pair::new("ping") else { return };

@@ -1,6 +1,7 @@
 //! `segd check`.
 
 mod hosts;
+mod names;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,9 @@ pub(super) struct Check {
     /// Names of hosts, one a line: list which of them each canary picks
     #[arg(long, value_name = "FILE")]
     hosts: Option<PathBuf>,
+    /// Do not look the names in zones up, as where there is no DNS
+    #[arg(long)]
+    no_resolve: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -55,7 +59,7 @@ struct Report {
 }
 
 impl Check {
-    pub(super) fn run(self) -> Outcome {
+    pub(super) async fn run(self) -> Outcome {
         let config = match config::read(self.config.as_deref()) {
             Ok(config) => config,
             Err(ConfigError::Invalid(found)) => return self.print(Report::new(found)),
@@ -68,25 +72,35 @@ impl Check {
         let now = Timestamp::now();
         let report = match policy::load(sources, now) {
             Err(found) => Report::new(found),
-            Ok(policy) => self.report(&policy, &config, hosts.as_deref(), &Resolved::new(), now),
+            Ok(policy) => {
+                let (names, found) = if self.no_resolve {
+                    (Resolved::new(), Diagnostics::default())
+                } else {
+                    names::look_up(&policy, &config.names, now).await
+                };
+                self.report(&policy, &config, hosts.as_deref(), (&names, found), now)
+            }
         };
         self.print(Report { files, ..report })
     }
 
-    /// `names`: what the names in zones stand for; an address of two zones is an error.
+    /// `names`: what the names in zones stand for, and what was found when they were looked up.
     fn report(
         &self,
         policy: &Policy,
         config: &Config,
         hosts: Option<&[String]>,
-        names: &Resolved,
+        (names, looked_up): (&Resolved, Diagnostics),
         now: Timestamp,
     ) -> Report {
         let failsafes = &config.failsafes;
         let configuration = failsafe::warnings(failsafes);
         let cases =
             if self.test { policy::check::test_cases(policy, failsafes, names, now) } else { Vec::new() };
-        let found = Report::new(policy::check(policy, failsafes, names, now));
+        let mut found = policy::check(policy, failsafes, names, now);
+        found.extend(policy::check::claims(policy, names));
+        found.extend(looked_up);
+        let found = Report::new(found);
         Report {
             warnings: found.warnings + configuration.len(),
             zones: policy.zones.len(),

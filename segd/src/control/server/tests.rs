@@ -19,6 +19,10 @@ use crate::control::client::{Client, ClientError, FlowStream};
 use crate::telemetry::process::NoProcesses;
 use crate::telemetry::record::tests::{context, denied, event};
 
+fn body(error: &str, help: Option<&str>) -> ErrorBody {
+    ErrorBody { error: error.into(), help: help.map(str::to_owned), breaks: vec![] }
+}
+
 struct Fake {
     collector: Collector,
     callers: Mutex<Vec<Caller>>,
@@ -33,6 +37,11 @@ impl Agent for Fake {
             host: HostStatus { name: "wms-app-1".into(), zone: None, addresses: vec![] },
             generation: 3,
             policy: None,
+            pending: None,
+            guard: None,
+            canaries: vec![],
+            exceptions: vec![],
+            names: vec![],
             modes: vec![],
             overrides: vec![],
             hooks: vec![],
@@ -44,25 +53,56 @@ impl Agent for Fake {
         }
     }
 
-    async fn apply(&self, _: Caller) -> Result<Applied, ControlError> {
-        let error = "z.toml:3:1: error: unknown key".into();
-        Err(ControlError::Invalid(ErrorBody { error, help: None }))
+    async fn apply(&self, _: Safety, _: Caller) -> Result<Applied, ControlError> {
+        Err(ControlError::Invalid(body("z.toml:3:1: error: unknown key", None)))
+    }
+
+    async fn confirm(&self, request: ConfirmRequest, _: Caller) -> Result<ChangeOutcome, ControlError> {
+        match request.extend_s {
+            Some(_) => Err(ControlError::Refused(body("nothing waits to be confirmed", None))),
+            None => Ok(ChangeOutcome { changed: true, generation: 5, ..ChangeOutcome::default() }),
+        }
+    }
+
+    async fn roll_back(&self, _: RollbackRequest, _: Caller) -> Result<Applied, ControlError> {
+        Err(ControlError::Refused(body("there is no former policy", None)))
+    }
+
+    async fn add_exception(
+        &self,
+        request: ExceptionRequest,
+        _: Caller,
+    ) -> Result<ExceptionOutcome, ControlError> {
+        Err(ControlError::Invalid(body(&format!("there is no zone `{}`", request.from), None)))
+    }
+
+    async fn revoke_exception(
+        &self,
+        request: ExceptionRevoke,
+        _: Caller,
+    ) -> Result<ExceptionOutcome, ControlError> {
+        Err(ControlError::Invalid(body(&format!("there is no exception `{}`", request.id), None)))
+    }
+
+    fn history(&self) -> Result<History, ControlError> {
+        Ok(History { policies: vec![], problems: vec!["3.json is damaged".into()] })
     }
 
     async fn set_mode(&self, request: ModeRequest, caller: Caller) -> Result<ModeOutcome, ControlError> {
         self.callers.lock().unwrap().push(caller);
-        let body = |error: &str| ErrorBody { error: error.into(), help: Some("run `segd check`".into()) };
+        let body = |error| body(error, Some("run `segd check`"));
         match request.subject.as_deref() {
             Some("nowhere") => Err(ControlError::Invalid(body("there is no zone `nowhere`"))),
             Some("busy") => Err(ControlError::Refused(body("a load is under way"))),
             Some("full") => Err(ControlError::Failed(body("the map is full"))),
             _ => {
-                let ModeRequest { mode, subject, service, direction } = request;
+                let ModeRequest { mode, subject, service, direction, .. } = request;
                 let mode = mode.unwrap_or(Mode::Monitor);
                 let set_at = "2026-01-01T00:00:00Z".parse().unwrap();
                 let set_by = caller.uid;
                 let set = ModeOverride { mode, subject, service, direction, set_by, set_at };
-                Ok(ModeOutcome { generation: 4, modes: vec![], overrides: vec![set], warnings: vec![] })
+                let change = ChangeOutcome { generation: 4, ..ChangeOutcome::default() };
+                Ok(ModeOutcome { change, modes: vec![], overrides: vec![set] })
             }
         }
     }
@@ -93,7 +133,13 @@ fn start(group: &str) -> Running {
 }
 
 fn enforce(subject: &str) -> ModeRequest {
-    ModeRequest { mode: Some(Mode::Enforce), subject: Some(subject.into()), service: None, direction: None }
+    ModeRequest {
+        mode: Some(Mode::Enforce),
+        subject: Some(subject.into()),
+        service: None,
+        direction: None,
+        safety: Safety::default(),
+    }
 }
 
 fn numbered(n: u64) -> Event {
@@ -113,7 +159,7 @@ async fn status_and_mode() {
     assert_eq!(running.client.status().await.unwrap(), running.agent.status());
 
     let outcome = running.client.set_mode(&enforce("orders")).await.unwrap();
-    assert_eq!((outcome.generation, outcome.overrides[0].set_by), (4, 0));
+    assert_eq!((outcome.change.generation, outcome.overrides[0].set_by), (4, 0));
     let pid = i32::try_from(std::process::id()).unwrap();
     assert_eq!(*running.agent.callers.lock().unwrap(), [Caller { uid: 0, pid: Some(pid) }]);
 
@@ -123,6 +169,34 @@ async fn status_and_mode() {
         ("full", 1, "the map is full; run `segd check`"),
     ] {
         let error = running.client.set_mode(&enforce(subject)).await.unwrap_err();
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (code, message));
+    }
+}
+
+#[tokio::test]
+async fn changes_come_through_with_their_answers() {
+    let running = start("no-such-group");
+    let client = &running.client;
+    let outcome = client.confirm(&ConfirmRequest::default()).await.unwrap();
+    assert_eq!((outcome.changed, outcome.generation), (true, 5));
+    assert_eq!(client.history().await.unwrap().problems, ["3.json is damaged"]);
+    let exception = ExceptionRequest {
+        from: "mars".into(),
+        to: "orders".into(),
+        services: vec!["tcp/1".into()],
+        ttl_s: 60,
+        owner: "o".into(),
+        reason: "r".into(),
+    };
+    let later = ConfirmRequest { extend_s: Some(60), reason: None };
+    let revoke = ExceptionRevoke { id: "x".into(), reason: None };
+    for (error, code, message) in [
+        (client.confirm(&later).await.unwrap_err(), 1, "nothing waits to be confirmed"),
+        (client.roll_back(&RollbackRequest::default()).await.unwrap_err(), 1, "there is no former policy"),
+        (client.apply(&Safety::default()).await.unwrap_err(), 2, "z.toml:3:1: error: unknown key"),
+        (client.add_exception(&exception).await.unwrap_err(), 2, "there is no zone `mars`"),
+        (client.revoke_exception(&revoke).await.unwrap_err(), 2, "there is no exception `x`"),
+    ] {
         assert_eq!((error.exit_code(), error.to_string().as_str()), (code, message));
     }
 }

@@ -34,7 +34,7 @@ fn addresses(state: &State) -> String {
 
 fn followed() -> State {
     let mut state = State::default();
-    assert!(!state.follow([NAME]));
+    assert!(state.follow([NAME]).is_empty());
     state
 }
 
@@ -148,9 +148,31 @@ fn names_come_and_go() {
     assert!(!state.update("c.example.com", answer("10.0.0.1 @60", "-"), at(100), BOUNDS));
     assert_eq!(state.due(at(100), BOUNDS), ["a.example.com"]);
     assert_eq!(state.due(at(160), BOUNDS), ["a.example.com", "b.example.com"]);
-    assert!(!state.follow(["b.example.com"]), "the other one had no address");
-    assert!(state.follow(["a.example.com"]), "this one had");
+    state.follow(["b.example.com"]);
+    let mut former = state.follow(["a.example.com"]);
     assert_eq!(state.get("b.example.com"), None);
+    assert_eq!(former.len(), 1);
+    state.follow(["a.example.com", "b.example.com"]);
+    state.recall(&mut former);
+    assert_eq!(state.get("b.example.com").unwrap().addresses.len(), 1, "what it stood for last");
+    assert!(former.is_empty());
+    assert_eq!(state.due(at(100), BOUNDS), ["a.example.com", "b.example.com"]);
+}
+
+#[test]
+fn what_is_learnt_meanwhile_is_not_lost() {
+    let mut state = State::default();
+    state.follow(["a.example.com", "b.example.com", "c.example.com"]);
+    let before = state.clone();
+    let mut copy = state.clone();
+    copy.update("a.example.com", answer("10.0.0.1 @60", "-"), at(100), BOUNDS);
+    copy.update("c.example.com", answer("10.0.0.3 @60", "-"), at(100), BOUNDS);
+    state.follow(["a.example.com", "b.example.com", "d.example.com"]);
+    state.update("b.example.com", answer("10.0.0.2 @60", "-"), at(100), BOUNDS);
+    state.update("d.example.com", answer("10.0.0.4 @60", "-"), at(100), BOUNDS);
+    state.adopt(copy, &before);
+    let all: Vec<_> = state.names().map(|(text, name)| (text, name.addresses.len())).collect();
+    assert_eq!(all, [("a.example.com", 1), ("b.example.com", 1), ("d.example.com", 1)]);
 }
 
 #[test]

@@ -25,8 +25,8 @@ use crate::policy::workload::Local;
 /// Runs the `[[test]]`s (a failing one is an error) and collects warnings.
 ///
 /// A test asks whether both ends allow, whatever their mode: what monitor mode lets pass is not allowed.
-/// Failsafes count, as the kernel lets them pass. An address that two zones claim by what their `names` stand for
-/// is an error here; at run time the earlier owner keeps it.
+/// Failsafes count, as the kernel lets them pass. For an address that two zones claim by what their `names` stand for,
+/// see [`claims`].
 #[must_use]
 pub fn check(policy: &Policy, failsafes: &[Failsafe], names: &Resolved, now: Timestamp) -> Diagnostics {
     let mut found = Diagnostics::new(std::sync::Arc::clone(&policy.sources));
@@ -39,6 +39,20 @@ pub fn check(policy: &Policy, failsafes: &[Failsafe], names: &Resolved, now: Tim
             );
         }
     }
+    shadowed::warn(policy, &mut found);
+    usage::broad(policy, &mut found);
+    usage::unused(policy, &mut found);
+    rollouts::warn(policy, &mut found);
+    lifetimes::warn(policy, now, &mut found);
+    found.sort();
+    found
+}
+
+/// The addresses that two zones claim by what their `names` stand for: errors for whoever writes zone files. At run
+/// time the earlier owner keeps such an address.
+#[must_use]
+pub fn claims(policy: &Policy, names: &Resolved) -> Diagnostics {
+    let mut found = Diagnostics::new(std::sync::Arc::clone(&policy.sources));
     for conflict in conflicts(policy, names) {
         let Conflict { address, kept_by, refused } = &conflict;
         let message = format!(
@@ -48,11 +62,6 @@ pub fn check(policy: &Policy, failsafes: &[Failsafe], names: &Resolved, now: Tim
         let what = format!("zone `{}` has it by this", kept_by.zone);
         found.conflict(refused.at, message, kept_by.at, &what).help("leave it in one zone");
     }
-    shadowed::warn(policy, &mut found);
-    usage::broad(policy, &mut found);
-    usage::unused(policy, &mut found);
-    rollouts::warn(policy, &mut found);
-    lifetimes::warn(policy, now, &mut found);
     found.sort();
     found
 }

@@ -1,4 +1,6 @@
 //! Which zone each address is in, and which canaries' peers it belongs to.
+//!
+//! There may be a million prefixes: they are numbers in sorted lists, and every pass over them is one of the whole list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,43 +46,179 @@ impl<'a> Peer<'a> {
 }
 
 /// Prefixes, each with the peers that are in it as far as no longer one says otherwise.
-pub(super) type Parts<'a> = BTreeMap<IpNet, Peer<'a>>;
+pub(super) struct Parts<'a> {
+    peers: Vec<Peer<'a>>,
+    four: Family<u32>,
+    six: Family<u128>,
+}
+
+/// The prefixes of one family by length, then address: each with a number in [`Parts::peers`].
+type Family<A> = Vec<(u8, A, u32)>;
+
+/// An address as a number in host byte order.
+trait Number: Copy + Ord {
+    /// The first `len` bits, the others zero.
+    fn first(self, len: u8) -> Self;
+    /// As an address.
+    fn ip(self) -> IpAddr;
+}
+
+impl Number for u32 {
+    fn first(self, len: u8) -> Self {
+        self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
+    }
+
+    fn ip(self) -> IpAddr {
+        IpAddr::V4(self.into())
+    }
+}
+
+impl Number for u128 {
+    fn first(self, len: u8) -> Self {
+        self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
+    }
+
+    fn ip(self) -> IpAddr {
+        IpAddr::V6(self.into())
+    }
+}
+
+/// Sorts, and leaves of equal prefixes the last.
+fn settle<A: Number>(family: &mut Family<A>) {
+    family.sort_by_key(|(len, address, _)| (*len, *address));
+    family.dedup_by(|later, earlier| {
+        let same = (later.0, later.1) == (earlier.0, earlier.1);
+        if same {
+            *earlier = *later;
+        }
+        same
+    });
+}
+
+/// What the longest prefix says that holds the whole prefix.
+fn holder<A: Number>(family: &Family<A>, len: u8, address: A) -> Option<u32> {
+    (0..=len).rev().find_map(|len| {
+        let key = (len, address.first(len));
+        let found = family.binary_search_by_key(&key, |(len, address, _)| (*len, *address));
+        found.ok().and_then(|n| family.get(n)).map(|(.., peer)| *peer)
+    })
+}
+
+impl<'a> Parts<'a> {
+    fn push(&mut self, net: IpNet, peer: u32) {
+        match net {
+            IpNet::V4(net) => self.four.push((net.prefix_len(), net.addr().into(), peer)),
+            IpNet::V6(net) => self.six.push((net.prefix_len(), net.addr().into(), peer)),
+        }
+    }
+
+    fn number(&mut self, peer: Peer<'a>) -> u32 {
+        self.peers.push(peer);
+        u32::try_from(self.peers.len() - 1).unwrap_or(0)
+    }
+
+    /// Cuts at the ends of the cohorts' prefixes too.
+    fn cut(&mut self, cohorts: &[Cohort<'_>]) {
+        let unknown = self.number(Peer::plain("unknown"));
+        let cuts: BTreeSet<IpNet> = cohorts.iter().flat_map(|(_, nets)| *nets).copied().collect();
+        let with_zone = |net: IpNet| {
+            let zone = match net {
+                IpNet::V4(net) => holder(&self.four, net.prefix_len(), net.addr().into()),
+                IpNet::V6(net) => holder(&self.six, net.prefix_len(), net.addr().into()),
+            };
+            (net, zone.unwrap_or(unknown))
+        };
+        let cuts: Vec<(IpNet, u32)> = cuts.into_iter().map(with_zone).collect();
+        for (net, peer) in cuts {
+            self.push(net, peer);
+        }
+        settle(&mut self.four);
+        settle(&mut self.six);
+        let mut numbers = BTreeMap::new();
+        let (four, six) = (std::mem::take(&mut self.four), std::mem::take(&mut self.six));
+        self.four = self.with_cohorts(four, cohorts, &mut numbers);
+        self.six = self.with_cohorts(six, cohorts, &mut numbers);
+    }
+
+    fn with_cohorts<A: Number>(
+        &mut self,
+        mut family: Family<A>,
+        cohorts: &[Cohort<'_>],
+        numbers: &mut BTreeMap<Peer<'a>, u32>,
+    ) -> Family<A> {
+        for (len, address, peer) in &mut family {
+            let zone = self.peers.get(*peer as usize).map_or("unknown", |peer| peer.zone);
+            let Ok(net) = IpNet::new(address.ip(), *len) else { continue };
+            let holding = cohorts.iter().filter(|(_, nets)| nets.iter().any(|n| n.contains(&net)));
+            let cohorts: Vec<usize> = holding.map(|(n, _)| *n).collect();
+            // What is loopback is decided before any rollout.
+            if zone == "loopback" || cohorts.is_empty() {
+                continue;
+            }
+            let part = Peer { zone, cohorts };
+            *peer = match numbers.get(&part) {
+                Some(number) => *number,
+                None => {
+                    let number = self.number(part.clone());
+                    numbers.insert(part, number);
+                    number
+                }
+            };
+        }
+        family
+    }
+}
 
 /// Cuts the addresses at the ends of the zones' and the cohorts' prefixes.
 ///
 /// The prefixes that hold an address lie within each other. So the longest of them lies within all zones' prefixes and
 /// all cohorts' that hold the address, and what holds for it holds for the address.
 pub(super) fn parts<'a>(policy: &'a Policy, names: &Resolved, cohorts: &[Cohort<'_>]) -> Parts<'a> {
-    let named = claims(policy, names).into_iter();
-    let named = named.map(|(address, claim)| (IpNet::from(address), claim.zone));
-    let members = policy.zones.iter().flat_map(|(name, zone)| {
-        let cidrs = zone.cidrs.iter();
-        cidrs.map(move |cidr| (cidr.value, name.as_str()))
-    });
-    let built_in = BUILT_IN_PREFIXES.iter().map(|(net, id)| (*net, built_in_name(*id)));
-    let zones: BTreeMap<IpNet, &str> = named.chain(members).chain(built_in).collect();
-    let cuts: BTreeSet<IpNet> =
-        zones.keys().chain(cohorts.iter().flat_map(|(_, nets)| *nets)).copied().collect();
-    let part = |net: IpNet| {
-        let zone = holders(net).find_map(|holder| zones.get(&holder)).copied().unwrap_or("unknown");
-        let holding = cohorts.iter().filter(|(_, nets)| nets.iter().any(|n| n.contains(&net)));
-        // What is loopback is decided before any rollout.
-        let cohorts = if zone == "loopback" { Vec::new() } else { holding.map(|(n, _)| *n).collect() };
-        (net, Peer { zone, cohorts })
-    };
-    cuts.into_iter().map(part).collect()
-}
-
-/// A prefix, then those that hold it, the longest first.
-fn holders(net: IpNet) -> impl Iterator<Item = IpNet> {
-    let lengths = (0..=net.prefix_len()).rev();
-    lengths.filter_map(move |len| IpNet::new(net.addr(), len).ok().map(|holder| holder.trunc()))
+    let mut parts = Parts { peers: Vec::new(), four: Vec::new(), six: Vec::new() };
+    // What comes later counts: a zone's own prefix more than its names, and what is built in more than all.
+    let mut zones: BTreeMap<&str, u32> = BTreeMap::new();
+    for zone in policy.zones.keys() {
+        let number = parts.number(Peer::plain(zone));
+        zones.insert(zone, number);
+    }
+    for (address, claim) in claims(policy, names) {
+        let number = zones.get(claim.zone).copied().unwrap_or(0);
+        parts.push(IpNet::from(address), number);
+    }
+    for (zone, members) in &policy.zones {
+        let number = zones.get(zone.as_str()).copied().unwrap_or(0);
+        parts.four.extend(members.cidrs.four().map(|(address, len)| (len, address, number)));
+        let six = members.cidrs.six().map(|net| (net.prefix_len(), net.addr().into(), number));
+        parts.six.extend(six);
+    }
+    for (net, id) in BUILT_IN_PREFIXES {
+        let number = parts.number(Peer::plain(built_in_name(id)));
+        parts.push(net, number);
+    }
+    settle(&mut parts.four);
+    settle(&mut parts.six);
+    if !cohorts.is_empty() {
+        parts.cut(cohorts);
+    }
+    parts
 }
 
 /// The peers that need entries of their own: every zone, and every part of one that is in a cohort.
 pub(super) fn peers<'a>(policy: &'a Policy, parts: &Parts<'a>) -> BTreeSet<Peer<'a>> {
-    let zones = policy.zones.keys().map(String::as_str).chain(PEER_ZONES).map(Peer::plain);
-    zones.chain(parts.values().filter(|peer| !peer.cohorts.is_empty()).cloned()).collect()
+    zones(policy).chain(parts.peers.iter().filter(|peer| !peer.cohorts.is_empty()).cloned()).collect()
+}
+
+/// The same without the parts, which are not needed where there is no cohort.
+pub(super) fn peers_of<'a>(
+    policy: &'a Policy,
+    names: &Resolved,
+    cohorts: &[Cohort<'_>],
+) -> BTreeSet<Peer<'a>> {
+    if cohorts.is_empty() { zones(policy).collect() } else { peers(policy, &parts(policy, names, cohorts)) }
+}
+
+fn zones(policy: &Policy) -> impl Iterator<Item = Peer<'_>> {
+    policy.zones.keys().map(String::as_str).chain(PEER_ZONES).map(Peer::plain)
 }
 
 /// Fills `hosts`, `prefixes4` and `prefixes6`. What the host calls itself is loopback, whoever claims it.
@@ -90,20 +228,23 @@ pub(super) fn fill(
     own_addresses: &[IpAddr],
     number: impl Fn(&Peer<'_>) -> PeerZone,
 ) {
-    let (mut hosts, mut four, mut six) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for (net, peer) in parts {
-        let peer = number(peer);
-        if net.prefix_len() == net.max_prefix_len() {
-            hosts.insert(Addr::from(net.addr()), peer);
-            continue;
+    let numbers: Vec<PeerZone> = parts.peers.iter().map(number).collect();
+    let number = |peer: u32| numbers.get(peer as usize).copied().unwrap_or(PeerZone::plain(ZoneId::UNKNOWN));
+    let four = parts.four.split_at(parts.four.partition_point(|(len, ..)| *len < 32));
+    let six = parts.six.split_at(parts.six.partition_point(|(len, ..)| *len < 128));
+    let hosts4 = four.1.iter().map(|(_, ip, peer)| (Addr::from(ip.ip()), number(*peer)));
+    let hosts6 = six.1.iter().map(|(_, ip, peer)| (Addr::from(ip.ip()), number(*peer)));
+    let own = own_addresses.iter().map(|ip| (Addr::from(*ip), PeerZone::plain(ZoneId::LOOPBACK)));
+    let mut hosts: Vec<(Addr, PeerZone)> = hosts6.chain(hosts4).chain(own).collect();
+    hosts.sort_by_key(|(address, _)| *address);
+    hosts.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            *earlier = *later;
         }
-        match net {
-            IpNet::V4(v4) => four.insert((v4.prefix_len(), v4.addr().octets()), peer),
-            IpNet::V6(v6) => six.insert((v6.prefix_len(), v6.addr().octets()), peer),
-        };
-    }
-    hosts.extend(own_addresses.iter().map(|ip| (Addr::from(*ip), PeerZone::plain(ZoneId::LOOPBACK))));
-    out.hosts = hosts.into_iter().collect();
-    out.prefixes4 = four.into_iter().map(|((len, net), peer)| (len, net, peer)).collect();
-    out.prefixes6 = six.into_iter().map(|((len, net), peer)| (len, net, peer)).collect();
+        same
+    });
+    out.hosts = hosts.into();
+    out.prefixes4 = four.0.iter().map(|(len, net, peer)| (*len, net.to_be_bytes(), number(*peer))).collect();
+    out.prefixes6 = six.0.iter().map(|(len, net, peer)| (*len, net.to_be_bytes(), number(*peer))).collect();
 }

@@ -177,9 +177,9 @@ pub(crate) fn first_enforced<'a>(
     direction: Direction,
 ) -> Option<&'a str> {
     let subjects = subjects(policy, host, overrides).ok()?;
-    let parts = addresses::parts(policy, host.names, &cohorts(&subjects));
+    let peers = addresses::peers_of(policy, host.names, &cohorts(&subjects));
     let (_, modes) = subjects.iter().find(|(local, _)| local.name == subject)?;
-    let mut peers = addresses::peers(policy, &parts).into_iter();
+    let mut peers = peers.into_iter();
     peers.find(|peer| modes.enforce_anything(direction, peer)).map(|peer| peer.zone)
 }
 
@@ -200,8 +200,7 @@ pub struct Enforcing {
 #[must_use]
 pub fn enforcing(policy: &Policy, host: Host<'_>, overrides: &[Override]) -> Vec<Enforcing> {
     let subjects = subjects(policy, host, overrides).unwrap_or_default();
-    let parts = addresses::parts(policy, host.names, &cohorts(&subjects));
-    let peers = addresses::peers(policy, &parts);
+    let peers = addresses::peers_of(policy, host.names, &cohorts(&subjects));
     let mut rows = Vec::new();
     for (local, modes) in subjects {
         for direction in Direction::ALL.iter().copied() {

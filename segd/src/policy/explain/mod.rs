@@ -263,7 +263,7 @@ fn end(
         workload: here.workload.as_ref().map(|w| w.name.clone()),
         verdict: decision.verdict.name(),
         reason: decision.reason.name(),
-        service: ends.registry().service_name(decision.service),
+        service: ends.registry().service_name(decision.service).to_string(),
         rule: rule.and_then(|id| RuleShown::find(policy, at.exceptions, &id)),
         mode: mode.name(),
         mode_from,

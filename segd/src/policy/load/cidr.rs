@@ -1,6 +1,5 @@
 //! CIDRs: what is wrong with one, and with all of them together.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -55,30 +54,30 @@ fn as_v4_mapped(net: IpNet) -> Option<IpNet> {
 
 /// Prefixes that two zones claim, that one claims twice, or that are the built-in zones' own.
 pub(super) fn check(walk: &mut Walk, policy: &Policy) {
-    let mut all: Vec<(Place, IpNet, &str)> = Vec::new();
+    let mut all: Vec<(IpNet, Place, &str)> = Vec::new();
     for (name, zone) in &policy.zones {
-        all.extend(zone.cidrs.iter().map(|c| (c.place, c.value, name.as_str())));
+        all.extend(zone.cidrs.iter().map(|c| (c.value, c.place, name.as_str())));
     }
-    all.sort();
-    let mut claimed: BTreeMap<IpNet, (Place, &str)> = BTreeMap::new();
-    for (place, net, zone) in all {
+    all.sort_unstable();
+    let mut claimed: Option<(IpNet, Place, &str)> = None;
+    for (net, place, zone) in all {
         if let Some(owner) = owner_of(net) {
             let what = if owner == "loopback" { "always allowed" } else { "a zone of its own" };
             walk.found
                 .error(place, format!("`{net}` belongs to the built-in zone `{owner}`"))
                 .help(format!("remove it: `{owner}` is {what}"));
-        } else if let Some((first, other)) = claimed.get(&net) {
-            let message = if *other == zone {
+        } else if let Some((_, first, other)) = claimed.filter(|(known, ..)| *known == net) {
+            let message = if other == zone {
                 format!("zone `{zone}` names the prefix `{net}` twice")
             } else {
                 format!("zones `{other}` and `{zone}` both claim the prefix `{net}`")
             };
             let what = format!("first claimed by `{other}` here");
             walk.found
-                .conflict(place, message, *first, &what)
+                .conflict(place, message, first, &what)
                 .help("leave it in one zone; a longer prefix inside it may be in another");
         } else {
-            claimed.insert(net, (place, zone));
+            claimed = Some((net, place, zone));
         }
     }
 }

@@ -10,8 +10,8 @@ use segd_common::traffic::Direction;
 
 use super::*;
 use crate::policy::ids::Registry;
-use crate::policy::model::{Override, ServiceRef, Way};
-use crate::policy::{Failsafe, Host, Tables, compile};
+use crate::policy::model::{Exception, Override, ServiceRef, Way};
+use crate::policy::{Failsafe, Host, Resolved, Tables, compile};
 use naive::Packet;
 
 const PREFIXES: [&str; 20] = [
@@ -98,8 +98,22 @@ const TIMES: [&str; 3] = ["2027-01-01", "2027-06-30T12:00:00+02:00", "2028-01-01
 
 const PEER_ZONES: [&str; 7] = ["z0", "z1", "z2", "z3", "unknown", "multicast", "link-local"];
 
-/// Few, so that several rules match the same packet.
-const RULE_ZONES: [&str; 6] = ["z0", "z0", "z0", "z1", "unknown", "link-local"];
+/// Few, so that several rules match the same packet. `w0` and `w1` are of `z0`, `w2` is of `z1`.
+const RULE_ENDS: [&str; 8] = ["z0", "z0", "z0", "z1", "w0", "w1", "unknown", "link-local"];
+
+const SUBJECTS: [&str; 6] = ["z0", "z1", "z2", "w0", "w1", "w2"];
+
+/// Wider and narrower than the zones' prefixes, and beside them.
+const COHORTS: [&str; 8] = [
+    "10.1.2.0/25",
+    "10.0.0.0/15",
+    "10.1.2.3/32",
+    "11.0.0.0/8",
+    "0.0.0.0/0",
+    "2001:db8::/33",
+    "2001:db8:1::2/128",
+    "::/0",
+];
 
 fn quoted(list: &[&str]) -> String {
     list.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ")
@@ -107,8 +121,8 @@ fn quoted(list: &[&str]) -> String {
 
 prop_compose! {
     fn rule()(
-        from in select(&RULE_ZONES[..]),
-        to in select(&RULE_ZONES[..]),
+        from in select(&RULE_ENDS[..]),
+        to in select(&RULE_ENDS[..]),
         services in subsequence(SPECS.to_vec(), 1..4),
         expires in prop::option::of(select(&TIMES[..])),
     ) -> String {
@@ -118,20 +132,83 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn canary()(
+        percent in prop::option::of(select(&[0, 100][..])),
+        hosts in prop::option::of(subsequence(vec!["here", "there"], 1..2)),
+        peers in prop::option::of(subsequence(COHORTS.to_vec(), 1..4)),
+    ) -> String {
+        let lists = [("hosts", hosts), ("peers", peers)];
+        let lists = lists.iter().filter_map(|(key, l)| Some(format!("{key} = [{}]", quoted(l.as_ref()?))));
+        let keys: Vec<String> = percent.map(|n| format!("percent = {n}")).into_iter().chain(lists).collect();
+        if keys.is_empty() { String::new() } else { format!("canary = {{ {} }}\n", keys.join(", ")) }
+    }
+}
+
+prop_compose! {
+    fn workloads()(
+        inherit in prop::array::uniform3(any::<bool>()),
+        expires in prop::array::uniform3(prop::option::of(select(&TIMES[..]))),
+    ) -> String {
+        let one = |(n, zone)| {
+            let line = |(end, inherit): (Option<&str>, bool)| {
+                format!("inherit = {inherit}\n{}", end.map_or(String::new(), |t| format!("expires = {t}\n")))
+            };
+            format!("[workload.w{n}]\nzone = \"{zone}\"\nunit = \"w{n}.service\"\n{}", line((expires[n], inherit[n])))
+        };
+        [(0, "z0"), (1, "z0"), (2, "z1")].map(one).concat()
+    }
+}
+
+prop_compose! {
+    fn exception()(
+        from in select(&["z0", "w0", "w1", "z1", "unknown", "gone"][..]),
+        to in select(&["z0", "w0", "z1", "unknown"][..]),
+        services in subsequence(vec!["tcp/80-90", "udp/*", "s0", "icmp", "gone"], 1..3),
+        expires in select(&["2027-01-01T00:00:00Z", "2027-06-30T10:00:00Z", "2029-01-01T00:00:00Z"][..]),
+    ) -> Exception {
+        Exception {
+            id: String::new(),
+            from: from.into(),
+            to: to.into(),
+            services: services.into_iter().map(|s| ServiceRef::from(s.to_owned())).collect(),
+            owner: "me".into(),
+            reason: "why".into(),
+            created: now(),
+            expires: expires.parse().unwrap(),
+            created_by: 0,
+        }
+    }
+}
+
+prop_compose! {
+    /// Addresses for the names of the zones, each at an instant of its own.
+    fn names()(of in prop::collection::vec(subsequence(PEERS.to_vec(), 0..4), 4), order in Just([0, 1, 2, 3]).prop_shuffle()) -> Resolved {
+        let mut names = Resolved::new();
+        for (n, second) in order.into_iter().enumerate() {
+            let addresses: Vec<IpAddr> = of[n].iter().map(|ip| ip.parse().unwrap()).collect();
+            names.set(&format!("z{n}.example.com"), addresses, Timestamp::from_second(second).unwrap());
+        }
+        names
+    }
+}
+
+prop_compose! {
     fn rollout()(
-        subject in prop::option::of(select(&PEER_ZONES[..4])),
+        subject in prop::option::of(select(&SUBJECTS[..])),
         direction in select(&["inbound", "outbound", "both"][..]),
         peers in prop::option::of(subsequence(PEER_ZONES.to_vec(), 1..4)),
         services in prop::option::of(subsequence(SPECS.to_vec(), 1..3)),
         enforce in any::<bool>(),
+        canary in prop::option::of(canary()),
     ) -> (String, Override) {
         let line = |key: &str, list: &Option<Vec<&str>>| {
             list.as_ref().map_or(String::new(), |l| format!("{key} = [{}]\n", quoted(l)))
         };
         let mode = if enforce { "enforce" } else { "monitor" };
         let text = format!(
-            "[[rollout]]\nsubject = \"{}\"\ndirection = \"{direction}\"\nmode = \"{mode}\"\n{}{}",
+            "[[rollout]]\nsubject = \"{}\"\ndirection = \"{direction}\"\nmode = \"{mode}\"\n{}{}{}",
             subject.unwrap_or("all"), line("peers", &peers), line("services", &services),
+            canary.unwrap_or_default(),
         );
         let strings = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
         let as_override = Override {
@@ -149,6 +226,7 @@ prop_compose! {
     fn estate()(
         owners in prop::collection::vec(0usize..6, PREFIXES.len()),
         services in prop::collection::vec(subsequence(SPECS[..21].to_vec(), 1..4), 3),
+        workloads in workloads(),
         rules in prop::collection::vec(rule(), 0..24),
         rollouts in prop::collection::vec(rollout(), 0..5),
     ) -> String {
@@ -158,8 +236,9 @@ prop_compose! {
             let own = PREFIXES.iter().zip(&owners).filter(|(_, owner)| **owner == zone);
             cidrs.extend(own.map(|(p, _)| (*p).to_owned()));
             let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
-            text += &format!("[zone.z{zone}]\ncidrs = [{}]\n", quoted(&cidrs));
+            text += &format!("[zone.z{zone}]\ncidrs = [{}]\nnames = [\"z{zone}.example.com\"]\n", quoted(&cidrs));
         }
+        text += &workloads;
         for (n, ports) in services.iter().enumerate() {
             text += &format!("[service.s{n}]\nports = [{}]\n", quoted(ports));
         }
@@ -206,34 +285,46 @@ proptest! {
     #[test]
     fn compiled_tables_agree_with_a_naive_matcher(
         text in estate(),
-        overrides in prop::collection::vec(rollout().prop_map(|(_, o)| o), 0..3),
+        overrides in prop::collection::vec(rollout().prop_map(|(_, o)| o), 0..2),
         failsafes in prop::collection::vec(failsafe(), 0..3),
-        host in 0usize..2,
+        mut exceptions in prop::collection::vec(exception(), 0..4),
+        names in names(),
+        subject in select(&SUBJECTS[..]),
         own in any::<Index>(),
         packets in prop::collection::vec(packet(), 48),
         at in select(&["2026-12-31T23:59:59.999999999Z", "2027-01-01T00:00:00Z", "2027-06-30T10:00:00Z", "2030-01-01T00:00:00Z"][..]),
     ) {
+        for (n, exception) in exceptions.iter_mut().enumerate() {
+            exception.id = n.to_string();
+        }
         let policy = loaded(&text);
         let now: Timestamp = at.parse().unwrap();
         let own: [IpAddr; 1] = [PEERS[own.index(14)].parse().unwrap()];
-        let zone = format!("z{host}");
         let mut registry = Registry::default();
-        let host = Host::in_zone(&zone, &own);
+        // The host of a workload may be in another zone than the workload.
+        let zone = if subject.starts_with('w') { "z1" } else { subject };
+        let host = Host { name: "here", names: &names, exceptions: &exceptions, ..Host::in_zone(zone, &own) };
         let compiled = compile(&policy, host, &overrides, &failsafes, &mut registry).unwrap();
         let tables = Tables::new(&compiled, now.as_nanosecond().try_into().unwrap());
+        let mut of_workload = compiled.patterns.iter().map(|p| p.subject);
+        let of_workload = of_workload.find(|s| &*registry.subject_name(s.id) == subject);
+        let world = naive::World {
+            subject, host: "here", own: &own, names: &names, exceptions: &exceptions,
+            overrides: &overrides, failsafes: &failsafes, now,
+        };
         for p in &packets {
             let Packet { direction, protocol, port, .. } = *p;
-            let facts = Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer: p.peer.into(), port };
-            let d = decide(&tables, &facts);
+            let local = of_workload.unwrap_or(Subject::lasting(compiled.host));
+            let d = decide(&tables, &Facts { subject: local, direction, protocol, peer: p.peer.into(), port });
             let got: naive::Answer = (
                 d.verdict.name(),
                 d.reason.name(),
-                registry.zone_name(d.zone),
-                registry.rule_name(d.rule),
-                registry.service_name(d.service),
+                registry.zone_name(d.zone).to_string(),
+                registry.rule_name(d.rule).map(|rule| rule.to_string()),
+                registry.service_name(d.service).to_string(),
             );
-            let wanted = naive::answer(&policy, &zone, &own, &overrides, &failsafes, now, p);
-            prop_assert_eq!(got, wanted, "{:?} {} {} {}\n{}", direction, p.peer, protocol, port, text);
+            let wanted = naive::answer(&policy, &world, p);
+            prop_assert_eq!(got, wanted, "{} {:?} {} {} {}\n{}", subject, direction, p.peer, protocol, port, text);
         }
     }
 }

@@ -136,7 +136,7 @@ fn cohorts_cut_zones_into_groups() {
     ] {
         let ip: IpAddr = peer.parse().unwrap();
         let at = zone_of(&tables, &ip.into());
-        assert_eq!(registry.zone_name(at.zone), zone, "{peer}");
+        assert_eq!(&*registry.zone_name(at.zone), zone, "{peer}");
         assert_eq!(at.group == at.zone, enforced.is_empty(), "{peer}");
         groups.insert(at.group);
         for port in 1..=4 {

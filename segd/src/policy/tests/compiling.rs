@@ -96,7 +96,7 @@ fn verdicts() {
             &Facts { subject: Subject::lasting(compiled.host), direction, protocol, peer, port },
         );
         let got = (d.verdict, d.reason, rule(&d.rule), registry.service_name(d.service));
-        assert_eq!(got, (verdict, reason, by.to_owned(), service.to_owned()), "{peer} {protocol} {port}");
+        assert_eq!(got, (verdict, reason, by.into(), service.into()), "{peer} {protocol} {port}");
     }
 }
 

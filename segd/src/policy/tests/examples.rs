@@ -107,7 +107,7 @@ inbound, at a host of orders: allowed (rule)
 inventory_bot -> fulfillment  tcp/8444: allowed
 
 from  10.20.0.1  zone fulfillment, by 10.20.0.0/16 at 10-zones.toml:12
-      workload inventory_bot at 15-workloads.toml:3: unit inventory-bot.service; has only the rules that name it \
+      workload inventory_bot at 15-workloads.toml:4: unit inventory-bot.service; has only the rules that name it \
 (inherit = false); until 2036-03-31T00:00:00Z
 to    10.20.0.1  zone fulfillment, by 10.20.0.0/16 at 10-zones.toml:12
 

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use segd_common::traffic::{Direction, Mode};
 
 use super::*;
-use crate::policy::Failsafe;
-use crate::policy::model::Override;
+use crate::policy::model::{Exception, Override, ServiceRef};
+use crate::policy::{Failsafe, Resolved};
 
 /// What is asked.
 #[derive(Debug)]
@@ -36,7 +36,20 @@ fn inside(net: &IpNet, ip: IpAddr) -> bool {
     net.addr().is_ipv4() == is_v4(ip) && (bits(net.addr()) ^ bits(ip)) & mask == 0
 }
 
-fn zone(policy: &Policy, own: &[IpAddr], ip: IpAddr) -> String {
+/// Everything that an answer depends on beside the policy and the packet.
+pub(super) struct World<'a> {
+    /// The zone or workload that the socket belongs to.
+    pub(super) subject: &'a str,
+    pub(super) host: &'a str,
+    pub(super) own: &'a [IpAddr],
+    pub(super) names: &'a Resolved,
+    pub(super) exceptions: &'a [Exception],
+    pub(super) overrides: &'a [Override],
+    pub(super) failsafes: &'a [Failsafe],
+    pub(super) now: Timestamp,
+}
+
+fn zone(policy: &Policy, own: &[IpAddr], names: &Resolved, ip: IpAddr) -> String {
     let v6 = Ipv6Addr::from(bits(ip));
     let octets = v6.to_ipv4_mapped().map(|v4| v4.octets());
     let loopback = match octets {
@@ -62,19 +75,30 @@ fn zone(policy: &Policy, own: &[IpAddr], ip: IpAddr) -> String {
             }
         }
     }
-    best.1.into()
+    let mut first: Option<(Timestamp, &str)> = None;
+    for (name, zone) in policy.zones.iter().filter(|_| best.0 < if octets.is_some() { 32 } else { 128 }) {
+        // No name is in two zones here and all instants differ, so the earliest is the only one.
+        for (_, since) in
+            zone.names.iter().flat_map(|n| names.addresses(&n.value)).filter(|(a, _)| bits(*a) == bits(ip))
+        {
+            if first.is_none_or(|(t, _)| since < t) {
+                first = Some((since, name));
+            }
+        }
+    }
+    first.map_or(best.1, |(_, name)| name).into()
 }
 
-pub(super) fn answer(
-    policy: &Policy,
-    host: &str,
-    own: &[IpAddr],
-    overrides: &[Override],
-    failsafes: &[Failsafe],
-    now: Timestamp,
-    p: &Packet,
-) -> Answer {
-    let peer = zone(policy, own, p.peer);
+/// The zone that others see of a zone or workload.
+fn seen_as(policy: &Policy, end: &str) -> String {
+    policy.workloads.get(end).map_or(end, |w| &w.zone.value).into()
+}
+
+pub(super) fn answer(policy: &Policy, world: &World<'_>, p: &Packet) -> Answer {
+    let World { subject, own, failsafes, now, .. } = *world;
+    let peer = zone(policy, own, world.names, p.peer);
+    let workload = policy.workloads.get(subject);
+    let expired = workload.and_then(|w| w.expires).is_some_and(|end| end <= now);
     let plain = |reason| ("allowed", reason, peer.clone(), None, "other".to_owned());
     if peer == "loopback" {
         return plain("loopback");
@@ -83,7 +107,7 @@ pub(super) fn answer(
         (1, 3 | 4 | 11 | 12) | (58, 1..=4 | 130..=136 | 143) => return plain("control"),
         _ => {}
     }
-    let holds = |service: &crate::policy::model::ServiceRef| {
+    let holds = |service: &ServiceRef| {
         policy.ports(service).iter().any(|s| s.protocol == p.protocol && (s.first..=s.last).contains(&p.port))
     };
     let mut service = ("other".to_owned(), usize::MAX);
@@ -96,19 +120,42 @@ pub(super) fn answer(
     }
     let service = service.0;
 
-    let (from, to) =
-        if p.direction == Direction::Outbound { (host, peer.as_str()) } else { (peer.as_str(), host) };
-    let mut rule: Option<&crate::policy::model::Rule> = None;
+    // The end of a rule that is here, and the one that is not.
+    let applies = |from: &str, to: &str| {
+        let (here, there) = if p.direction == Direction::Outbound { (from, to) } else { (to, from) };
+        let inherited = workload.is_some_and(|w| w.inherit && w.zone.value == here);
+        (here == subject || inherited) && seen_as(policy, there) == peer
+    };
+    let mut all: Vec<(String, Option<Timestamp>)> = Vec::new();
     for r in &policy.rules {
-        if r.from.value == from && r.to.value == to && r.services.iter().any(|s| holds(&s.value)) {
-            let end = |r: &crate::policy::model::Rule| r.expires.unwrap_or(Timestamp::MAX);
-            if rule.is_none_or(|best| end(r) > end(best)) {
-                rule = Some(r);
-            }
+        if applies(&r.from.value, &r.to.value) && r.services.iter().any(|s| holds(&s.value)) {
+            all.push((r.id.clone(), r.expires));
         }
     }
-    let id = rule.map(|r| r.id.clone());
-    if rule.is_some_and(|r| r.expires.is_none_or(|e| now < e)) {
+    for e in world.exceptions {
+        let known = |end: &str| {
+            policy.zones.contains_key(end)
+                || policy.workloads.contains_key(end)
+                || ["unknown", "multicast", "link-local"].contains(&end)
+        };
+        let defined = |s: &ServiceRef| match s {
+            ServiceRef::Named(name) => policy.services.contains_key(name),
+            ServiceRef::Ports(_) => true,
+        };
+        let valid = known(&e.from) && known(&e.to) && e.services.iter().all(defined);
+        if valid && applies(&e.from, &e.to) && e.services.iter().any(holds) {
+            all.push((format!("exception/{}", e.id), Some(e.expires)));
+        }
+    }
+    let mut rule: Option<(String, Option<Timestamp>)> = None;
+    for next in all {
+        let end = |r: &(String, Option<Timestamp>)| r.1.unwrap_or(Timestamp::MAX);
+        if rule.as_ref().is_none_or(|best| end(&next) > end(best)) {
+            rule = Some(next);
+        }
+    }
+    let id = rule.as_ref().map(|r| r.0.clone()).filter(|_| !expired);
+    if !expired && rule.is_some_and(|r| r.1.is_none_or(|e| now < e)) {
         return ("allowed", "rule", peer, id, service);
     }
     for f in failsafes {
@@ -125,8 +172,11 @@ pub(super) fn answer(
     if p.protocol == 17 && dhcp.contains(&p.port) {
         return ("allowed", "failsafe", peer, None, service);
     }
+    if expired {
+        return ("denied", "workload-expired", peer, None, service);
+    }
     let reason = if id.is_some() { "rule-expired" } else { "no-rule" };
-    let verdict = match mode(policy, host, overrides, p.direction, &peer, &holds) {
+    let verdict = match mode(policy, world, p, &peer, &holds) {
         Mode::Enforce => "denied",
         Mode::Monitor => "audited",
     };
@@ -135,15 +185,16 @@ pub(super) fn answer(
 
 fn mode(
     policy: &Policy,
-    host: &str,
-    overrides: &[Override],
-    direction: Direction,
+    world: &World<'_>,
+    p: &Packet,
     peer: &str,
-    holds: &dyn Fn(&crate::policy::model::ServiceRef) -> bool,
+    holds: &dyn Fn(&ServiceRef) -> bool,
 ) -> Mode {
-    for o in overrides {
-        if o.subject.as_deref().is_none_or(|s| s == host)
-            && o.direction.is_none_or(|d| Direction::from(d) == direction)
+    let zone = seen_as(policy, world.subject);
+    let is_subject = |s: &str| s == world.subject || s == zone;
+    for o in world.overrides {
+        if o.subject.as_deref().is_none_or(is_subject)
+            && o.direction.is_none_or(|d| Direction::from(d) == p.direction)
             && o.peers.as_ref().is_none_or(|p| p.iter().any(|p| p == peer))
             && o.services.as_ref().is_none_or(|s| s.iter().any(holds))
         {
@@ -151,8 +202,15 @@ fn mode(
         }
     }
     for r in &policy.rollouts {
-        if r.subject.as_ref().is_none_or(|s| s.value == host)
-            && r.direction.is_none_or(|d| d == direction)
+        let canary = r.canary.as_ref().is_none_or(|c| {
+            // Percentages have a test of their own; here they are 0, 100 or none.
+            let named = c.hosts.iter().any(|h| h == world.host);
+            let host = named || c.percent.map_or(c.hosts.is_empty(), |percent| percent == 100);
+            host && (c.peers.is_empty() || c.peers.iter().any(|net| inside(net, p.peer)))
+        });
+        if canary
+            && r.subject.as_ref().is_none_or(|s| is_subject(&s.value))
+            && r.direction.is_none_or(|d| d == p.direction)
             && r.peers.as_ref().is_none_or(|p| p.iter().any(|p| p.value == peer))
             && r.services.as_ref().is_none_or(|s| s.iter().any(|s| holds(&s.value)))
         {

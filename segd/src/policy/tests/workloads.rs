@@ -224,7 +224,7 @@ fn made(zone: &str, overrides: &[Override]) -> (Compiled, Registry) {
 fn subject(compiled: &Compiled, registry: &Registry, name: &str) -> Subject {
     let all = compiled.patterns.iter().map(|p| p.subject).chain(compiled.users.iter().map(|u| u.1));
     let host = std::iter::once(Subject::lasting(compiled.host));
-    all.chain(host).find(|s| registry.subject_name(s.id) == name).unwrap()
+    all.chain(host).find(|s| &*registry.subject_name(s.id) == name).unwrap()
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn each_subject_has_the_rules_that_name_it_or_that_it_inherits() {
             port,
         };
         let d = decide(&tables, &facts);
-        let by = registry.rule_name(d.rule).unwrap_or_else(|| d.reason.to_string());
+        let by = registry.rule_name(d.rule).unwrap_or_else(|| d.reason.to_string().into());
         assert_eq!(format!("{} {by}", d.verdict), wanted, "{name} {direction} {port}");
     }
     let raw =
@@ -305,7 +305,7 @@ fn patterns_and_users_find_the_subjects() {
         [("bot", "bot.service", 1), ("elsewhere", "agent@*.service", 1), ("lonely", "/agents/lonely*", 0)];
     assert_eq!(patterns, wanted.map(|(name, text, anywhere)| (name.into(), text.into(), anywhere, 0)));
     let [(1007, old)] = compiled.users[..] else { panic!("{:?}", compiled.users) };
-    assert_eq!(registry.subject_name(old.id), "old");
+    assert_eq!(&*registry.subject_name(old.id), "old");
     assert_eq!(
         old.expires,
         u64::try_from("2026-10-01T00:00:00Z".parse::<Timestamp>().unwrap().as_nanosecond()).unwrap()

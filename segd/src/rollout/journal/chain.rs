@@ -65,6 +65,8 @@ actions! {
     Expire "expire",
     /// A change was undone by its guard.
     Guard "guard",
+    /// A guard ended before its time, as another policy than the one it watched came into force.
+    GuardEnd "guard-end",
     /// An exception was added.
     ExceptionAdd "exception-add",
     /// An exception was taken back.

@@ -31,6 +31,12 @@ descriptions! {
     "segd_policy_generation" GAUGE &[], "The policy generation in force; 0: none";
     "segd_policy_info" GAUGE &["hash"], "The policy in force; always 1";
     "segd_policy_apply_seconds" GAUGE &[], "How long the last load of a policy took";
+    "segd_policy_held" GAUGE &[], "1 if the zone files on disk are not in force because somebody turned them away";
+    "segd_confirm_deadline_timestamp_seconds" GAUGE &[], "When the former policy returns unless the change is confirmed; absent: nothing waits";
+    "segd_guard_active" GAUGE &[], "1 while a guard watches the last change";
+    "segd_guard_rollbacks_total" COUNTER &[], "Changes that a guard undid";
+    "segd_exception_expiry_timestamp_seconds" GAUGE &["exception", "owner"], "From when on an exception no longer matches";
+    "segd_tamper_events_total" COUNTER &["kind"], "Times that somebody took away or changed what segd has in the kernel";
     "segd_lost_events_total" COUNTER &["stage"], "Flow events that did not reach a stage's end; counters are exact all the same";
     "segd_denials_joined_total" COUNTER &[], "Denials that were kept for a later record of the same flow";
     "segd_denials_told_total" COUNTER &[], "Denials among segd_denials_joined_total that a record has told of since";

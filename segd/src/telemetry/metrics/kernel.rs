@@ -8,7 +8,7 @@ use segd_common::id::RuleId;
 use segd_common::traffic::{Direction, Verdict};
 
 use super::family::Families;
-use super::{LOSS_COUNT, Snapshot};
+use super::{LOSS_COUNT, RolloutInfo, Snapshot};
 use crate::policy::ids::Registry;
 use crate::telemetry::clock::BootClock;
 use crate::telemetry::protocol;
@@ -25,6 +25,7 @@ pub(super) fn fill(families: &mut Families, snapshot: &Snapshot, registry: &Regi
     rules(families, snapshot, registry, clock);
     losses(families, &snapshot.losses);
     state(families, snapshot);
+    rollout(families, &snapshot.rollout);
 }
 
 fn flows(families: &mut Families, snapshot: &Snapshot, registry: &Registry) {
@@ -50,10 +51,10 @@ fn flow_labels(key: &CounterKey, registry: &Registry) -> FlowLabels {
     let (src, dst) = if direction == Some(Direction::Inbound) { (peer, local) } else { (local, peer) };
     [
         word(direction.map(Direction::name), key.direction),
-        src,
-        dst,
+        src.to_string(),
+        dst.to_string(),
         protocol::name(key.protocol).into_owned(),
-        registry.service_name(key.service),
+        registry.service_name(key.service).to_string(),
         word(Verdict::from_byte(key.verdict).map(Verdict::name), key.verdict),
     ]
 }
@@ -77,7 +78,7 @@ fn rules(families: &mut Families, snapshot: &Snapshot, registry: &Registry, cloc
     for (key, counter) in &snapshot.counters {
         let allowed = key.verdict == Verdict::Allowed as u8 && key.rule != RuleId::NONE;
         if let Some(id) = registry.rule_name(key.rule).filter(|_| allowed) {
-            add(hits.entry(id).or_default(), counter);
+            add(hits.entry(id.to_string()).or_default(), counter);
         }
     }
     for (rule, counter) in &hits {
@@ -123,6 +124,23 @@ fn state(families: &mut Families, snapshot: &Snapshot) {
     }
     for (hook, attached) in &snapshot.hooks {
         families.add("segd_attached_programs", &[hook], number(*attached));
+    }
+}
+
+fn rollout(families: &mut Families, rollout: &RolloutInfo) {
+    let flag = |yes: bool| f64::from(u8::from(yes));
+    if let Some(deadline) = rollout.confirm_deadline {
+        families.add("segd_confirm_deadline_timestamp_seconds", &[], seconds(deadline));
+    }
+    families.add("segd_policy_held", &[], flag(rollout.held));
+    families.add("segd_guard_active", &[], flag(rollout.guarded));
+    families.add("segd_guard_rollbacks_total", &[], number(rollout.guard_rollbacks));
+    for exception in &rollout.exceptions {
+        let end = exception.expires.map_or(0.0, seconds);
+        families.add("segd_exception_expiry_timestamp_seconds", &[&exception.id, &exception.owner], end);
+    }
+    for (kind, times) in &rollout.tampers {
+        families.add("segd_tamper_events_total", &[kind], number(*times));
     }
 }
 

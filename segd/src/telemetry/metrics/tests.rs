@@ -74,6 +74,18 @@ fn snapshot() -> Snapshot {
             },
             RuleInfo { id: "never-used".into(), owner: String::new(), expires: None },
         ],
+        rollout: RolloutInfo {
+            confirm_deadline: Some("2027-06-30T00:00:00Z".parse().unwrap()),
+            guarded: true,
+            guard_rollbacks: 2,
+            held: false,
+            exceptions: vec![RuleInfo {
+                id: "20270629-120000".into(),
+                owner: "on-call".into(),
+                expires: Some("2027-06-30T00:00:00Z".parse().unwrap()),
+            }],
+            tampers: vec![("hooks", 1)],
+        },
     }
 }
 

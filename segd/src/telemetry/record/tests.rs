@@ -15,7 +15,8 @@ pub(crate) fn context() -> Context {
         host: "wms-app-1".into(),
         labels: Arc::new(BTreeMap::from([("site".to_owned(), "rotterdam".to_owned())])),
         registry: Arc::new(registry),
-        rule_owners: HashMap::from([(rule, "orders-team@example.com".to_owned())]),
+        rule_owners: HashMap::from([(rule, "orders-team@example.com".into())]),
+        workloads: [].into(),
     }
 }
 
@@ -110,8 +111,8 @@ fn source_began_the_flow() {
     let mut inbound = event(Kind::Open);
     inbound.flow.direction = Direction::Inbound as u8;
     let record = record(&inbound);
-    assert_eq!((record.src.zone.as_str(), record.src.port), ("orders", 5432));
-    assert_eq!((record.dst.zone.as_str(), record.dst.port), ("fulfillment", 40_000));
+    assert_eq!((&*record.src.zone, record.src.port), ("orders", 5432));
+    assert_eq!((&*record.dst.zone, record.dst.port), ("fulfillment", 40_000));
 }
 
 #[test]
@@ -149,8 +150,19 @@ fn unknown_numbers_do_not_hide_a_flow_but_unknown_bytes_are_errors() {
     let mut odd = denied();
     (odd.flow.zone, odd.flow.protocol) = (ZoneId(999), 47);
     let record = record(&odd);
-    assert_eq!((record.dst.zone.as_str(), record.protocol.as_str(), record.count), ("?999", "47", 3));
+    assert_eq!((&*record.dst.zone, &*record.protocol, record.count), ("?999", "47", 3));
     odd.flow.verdict = 9;
     let error = FlowRecord::from_event(&odd, &context(), CLOCK, &NoProcesses).unwrap_err();
     assert!(error.to_string().contains("verdict is 9"), "{error}");
+}
+
+#[test]
+fn a_subject_that_is_a_workload_is_named_as_one() {
+    let mut context = context();
+    let record =
+        |context: &Context| FlowRecord::from_event(&event(Kind::Open), context, CLOCK, &NoProcesses).unwrap();
+    assert_eq!(record(&context).workload, None);
+    context.workloads.insert(SubjectId(16));
+    let record = record(&context);
+    assert_eq!((record.workload.as_deref(), &*record.subject), (Some("fulfillment"), "fulfillment"));
 }

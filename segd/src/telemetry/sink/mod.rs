@@ -5,8 +5,8 @@ pub mod file;
 pub mod stdout;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -16,7 +16,10 @@ use super::record::FlowRecord;
 use writer::Writer;
 
 /// Records that wait for a sink's thread before the next one is lost.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 8192;
+
+/// Records that were made at a time.
+type Records = Vec<Arc<FlowRecord>>;
 
 /// A sink whose thread has not moved for this long is stuck in a system call: it counts as down.
 const STUCK: Duration = Duration::from_secs(5);
@@ -33,7 +36,7 @@ pub(crate) trait Output: Send + 'static {
 #[derive(Debug)]
 pub struct Sink {
     filter: Filter,
-    queue: Mutex<Option<SyncSender<Arc<FlowRecord>>>>,
+    queue: Mutex<Option<Sender<Records>>>,
     ended: Mutex<Receiver<()>>,
     state: Arc<State>,
 }
@@ -61,6 +64,8 @@ pub(crate) struct State {
     /// Milliseconds since `began`.
     beat: AtomicU64,
     closing: AtomicBool,
+    /// Records in the queue.
+    queued: AtomicUsize,
     lost_queue: AtomicU64,
     lost_write: AtomicU64,
     error: Mutex<Option<String>>,
@@ -73,7 +78,7 @@ impl Sink {
     /// No thread could be started.
     pub(crate) fn start(name: &str, filter: Filter, output: impl Output) -> io::Result<Self> {
         let state = Arc::new(State::new(name));
-        let (queue, records) = mpsc::sync_channel(QUEUE);
+        let (queue, records) = mpsc::channel();
         let (running, ended) = mpsc::channel::<()>();
         let writer = Writer::new(output, Arc::clone(&state));
         // Detached: a thread stuck in a system call must not keep the agent from ending.
@@ -84,16 +89,24 @@ impl Sink {
         Ok(Self { filter, queue: Mutex::new(Some(queue)), ended: Mutex::new(ended), state })
     }
 
-    /// Queues a record if the sink wants it and has room. Never blocks.
-    pub(crate) fn offer(&self, record: &Arc<FlowRecord>) {
-        if !self.filter.matches(record) {
+    /// Queues the records that the sink wants, as far as it has room. Never blocks.
+    pub(crate) fn offer(&self, records: &[Arc<FlowRecord>]) {
+        let mut wanted: Records = records.iter().filter(|r| self.filter.matches(r)).cloned().collect();
+        if wanted.is_empty() {
             return;
         }
-        let sent = lock(&self.queue).as_ref().map(|queue| queue.try_send(Arc::clone(record)));
-        if !matches!(sent, Some(Ok(()))) {
-            debug_assert!(!matches!(sent, Some(Err(TrySendError::Disconnected(_)))));
-            self.state.lost_queue.fetch_add(1, Ordering::Relaxed);
+        // Only here does it grow, and there is one who offers at a time, or a few that may exceed it a little.
+        let room = QUEUE.saturating_sub(self.state.queued.load(Ordering::Relaxed));
+        let mut lost = wanted.len().saturating_sub(room);
+        wanted.truncate(room);
+        let taken = wanted.len();
+        self.state.queued.fetch_add(taken, Ordering::Relaxed);
+        let sent = lock(&self.queue).as_ref().is_some_and(|queue| queue.send(wanted).is_ok());
+        if !sent {
+            self.state.queued.fetch_sub(taken, Ordering::Relaxed);
+            lost += taken;
         }
+        self.state.lost_queue.fetch_add(lost as u64, Ordering::Relaxed);
     }
 
     /// Takes no more records, writes what is queued and waits for that at most `patience`. Returns whether
@@ -118,6 +131,7 @@ impl State {
             began: Instant::now(),
             beat: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
             lost_queue: AtomicU64::new(0),
             lost_write: AtomicU64::new(0),
             error: Mutex::new(None),

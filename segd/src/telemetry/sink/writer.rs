@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{Output, State};
+use super::{Output, Records, State};
 use crate::telemetry::record::FlowRecord;
 
 /// A batch is written when it has this many bytes,
@@ -40,13 +40,13 @@ impl<O: Output> Writer<O> {
     }
 
     /// Until the queue's other end is gone.
-    pub(super) fn run(mut self, queue: &Receiver<Arc<FlowRecord>>) {
+    pub(super) fn run(mut self, queue: &Receiver<Records>) {
         // Says at once whether the output works at all.
         self.write();
         loop {
             self.state.moves();
             match queue.recv_timeout(self.patience()) {
-                Ok(record) => self.gather(&record, queue),
+                Ok(records) => self.gather(&records, queue),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -66,17 +66,27 @@ impl<O: Output> Writer<O> {
         }
     }
 
-    fn gather(&mut self, first: &FlowRecord, queue: &Receiver<Arc<FlowRecord>>) {
+    fn gather(&mut self, first: &Records, queue: &Receiver<Records>) {
         let until = Instant::now() + GATHER;
-        self.add(first);
+        self.add_all(first);
         while self.retry.is_some() || self.lines.len() < BATCH {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || self.state.closing.load(Ordering::Relaxed) {
                 return;
             }
             match queue.recv_timeout(left) {
-                Ok(record) => self.add(&record),
+                Ok(records) => self.add_all(&records),
                 Err(_) => return,
+            }
+        }
+    }
+
+    fn add_all(&mut self, records: &Records) {
+        self.state.queued.fetch_sub(records.len(), Ordering::Relaxed);
+        for record in records {
+            self.add(record);
+            if self.lines.len() >= BATCH && self.retry.is_none() {
+                self.write();
             }
         }
     }
@@ -179,11 +189,11 @@ mod tests {
         filter.set("verdict", "denied").unwrap();
         let sink = Sink::start("memory", filter, memory.clone()).unwrap();
         let (denied, opened) = (Arc::new(record(&denied())), Arc::new(record(&event(Kind::Open))));
-        sink.offer(&denied);
-        sink.offer(&opened);
+        sink.offer(std::slice::from_ref(&denied));
+        sink.offer(std::slice::from_ref(&opened));
         until("written without being closed", || memory.lines() == 1);
         for _ in 0..1000 {
-            sink.offer(&denied);
+            sink.offer(std::slice::from_ref(&denied));
         }
         assert!(sink.close(Duration::from_secs(5)));
         assert_eq!(memory.lines(), 1001);
@@ -202,7 +212,7 @@ mod tests {
         let mut sent = 0;
         until("records are lost", || {
             for _ in 0..100 {
-                sink.offer(&denied);
+                sink.offer(std::slice::from_ref(&denied));
                 sent += 1;
             }
             sink.status().lost_write > 0
@@ -224,11 +234,11 @@ mod tests {
         let sink = Sink::start("memory", Filter::default(), memory.clone()).unwrap();
         let denied = Arc::new(record(&denied()));
         for _ in 0..10 {
-            sink.offer(&denied);
+            sink.offer(std::slice::from_ref(&denied));
         }
         assert!(sink.close(Duration::from_secs(5)));
         assert_eq!((sink.status().lost_write, memory.lines()), (10, 0));
-        sink.offer(&denied);
+        sink.offer(std::slice::from_ref(&denied));
         assert_eq!(sink.status().lost_queue, 1, "after the end");
     }
 
@@ -250,7 +260,7 @@ mod tests {
         let denied = Arc::new(record(&denied()));
         let began = Instant::now();
         for _ in 0..super::super::QUEUE + 50 {
-            sink.offer(&denied);
+            sink.offer(std::slice::from_ref(&denied));
         }
         assert_eq!(sink.status().lost_queue, 50);
         assert!(!sink.close(Duration::from_millis(100)), "does not end in time");

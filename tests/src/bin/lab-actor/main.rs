@@ -3,6 +3,7 @@
 
 mod attempt;
 mod churn;
+mod jobs;
 mod ping;
 mod sockets;
 mod tcp;
@@ -10,6 +11,7 @@ mod udp;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -43,10 +45,27 @@ enum Action {
         #[command(flatten)]
         to: Target,
     },
+    /// Connect, exchange a text with an echo server, then wait without a time limit and report what comes or fails.
+    Watch {
+        #[command(flatten)]
+        to: Target,
+        /// By a connected UDP socket instead of TCP.
+        #[arg(long)]
+        udp: bool,
+    },
+    /// Connect a UDP socket and keep it: each line of standard input is sent, with the peer's address all the same, and
+    /// its echo reported.
+    UdpHold {
+        #[command(flatten)]
+        to: Target,
+    },
     /// Send one datagram from an unconnected socket and wait for an answer.
     UdpSend {
         #[command(flatten)]
         to: Target,
+        /// Wait for so many answers.
+        #[arg(long, default_value_t = 1)]
+        answers: u32,
         /// The datagram.
         #[arg(long, default_value = "ping")]
         send: String,
@@ -66,6 +85,12 @@ enum Action {
         /// Do not answer.
         #[arg(long)]
         mute: bool,
+        /// Answer once more so many milliseconds later.
+        #[arg(long)]
+        again: Option<u64>,
+        /// Answer each from a socket of its own, which is connected to the client, with its address all the same.
+        #[arg(long)]
+        connected: bool,
     },
     /// Send an echo request and wait for the reply.
     IcmpPing {
@@ -93,6 +118,30 @@ enum Action {
     /// Try what each line of standard input names (`tcp`, `udp` or `udp-connected`, and an address), without
     /// waiting for the peer: `sent` if the kernel took it, else what failed.
     Attempt,
+    /// Make cgroups one after the other, enter each and connect at once.
+    Jobs {
+        /// Where they are made: `job-1.service` and so on.
+        cgroup: PathBuf,
+        /// To whom.
+        to: SocketAddr,
+        /// How many.
+        #[arg(long, default_value_t = 200)]
+        count: u32,
+        /// Do not remove them.
+        #[arg(long)]
+        keep: bool,
+        /// Milliseconds for one connect.
+        #[arg(long, default_value_t = 1000)]
+        timeout: u64,
+    },
+    /// Make a TCP socket in a new cgroup, go back, remove that; then connect the socket to the address of each line of
+    /// standard input, until one takes it.
+    Leave {
+        /// The cgroup, with what is missing above it.
+        cgroup: PathBuf,
+        /// The topmost to be removed.
+        top: PathBuf,
+    },
     /// Connect to TCP echo servers again and again, to each in turn, exchange one byte, and count the outcomes.
     Churn {
         /// To whom.
@@ -167,12 +216,21 @@ fn main() -> io::Result<()> {
         Action::TcpConnect { to, send } => tcp::connect_once(&to, send.as_deref()),
         Action::TcpServe { address } => tcp::serve(address),
         Action::Hold { to } => tcp::hold(&to),
-        Action::UdpSend { to, send } => udp::send(&to, &send),
+        Action::UdpSend { to, answers, send } => udp::send(&to, &send, answers),
+        Action::UdpHold { to } => udp::hold(&to),
+        Action::Watch { to, udp: false } => tcp::watch(&to),
+        Action::Watch { to, udp: true } => udp::watch(&to),
         Action::UdpConnected { to, send } => udp::send_connected(&to, &send),
-        Action::UdpServe { address, mute } => udp::serve(address, mute),
+        Action::UdpServe { address, mute, again, connected } => {
+            udp::serve(address, mute, again.map(Duration::from_millis), connected)
+        }
         Action::IcmpPing { to, raw, timeout } => ping::ping(to, raw, Duration::from_millis(timeout)),
         Action::Socket { family, kind, protocol } => sockets::only_open(family, kind, protocol),
         Action::Attempt => attempt::attempts(),
+        Action::Jobs { cgroup, to, count, keep, timeout } => {
+            jobs::run(&cgroup, count, keep, to, Duration::from_millis(timeout))
+        }
+        Action::Leave { cgroup, top } => jobs::leave(&cgroup, &top),
         Action::Churn { to, connects, bind, timeout } => {
             churn::churn(&to, connects, bind, Duration::from_millis(timeout))
         }

@@ -29,6 +29,19 @@ pub(crate) fn hold(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Waits for as long as it takes for something to happen to an idle connection.
+pub(crate) fn watch(target: &Target) -> Result<(), Failure> {
+    let mut stream = connect(target)?;
+    let answer = exchange(&mut stream, "ping")?;
+    tell(&answer);
+    stream.set_read_timeout(None).step("setsockopt")?;
+    match stream.read(&mut [0]).step("recv")? {
+        0 => tell(&Report::Closed),
+        _ => tell(&answer),
+    }
+    Ok(())
+}
+
 pub(crate) fn serve(address: SocketAddr) -> Result<(), Failure> {
     let listener = TcpListener::bind(address).step("bind")?;
     tell(&Report::Listening { address: listener.local_addr().step("getsockname")? });

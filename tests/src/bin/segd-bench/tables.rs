@@ -102,7 +102,8 @@ fn bare(text: &str, round: u32, size: Size) -> Result<()> {
     let policy = load(text)?;
     sample.tell("parse", "s", begun.elapsed().as_secs_f64())?;
     let begun = Instant::now();
-    let found = policy::check(&policy, &default_failsafes(), &policy::Resolved::new(), jiff::Timestamp::now());
+    let found =
+        policy::check(&policy, &default_failsafes(), &policy::Resolved::new(), jiff::Timestamp::now());
     ensure!(found.errors() == 0, "{}", found.render(false));
     sample.tell("check", "s", begun.elapsed().as_secs_f64())?;
     let begun = Instant::now();

@@ -149,7 +149,7 @@ fn a_full_disk_loses_countably_leaves_whole_lines_and_recovers() {
     let began = Instant::now();
     until("the disk fills", &mut || {
         for _ in 0..50 {
-            sink.offer(&denied);
+            sink.offer(std::slice::from_ref(&denied));
             sent += 1;
         }
         sink.status().lost_write > 0
@@ -179,7 +179,7 @@ fn a_disk_that_is_full_at_the_start_is_no_error() {
     fs::write(tiny.0.path().join("ballast"), vec![0; 128 << 10]).unwrap_err();
     let path = tiny.0.path().join("flows.jsonl");
     let sink = start("file", Filter::default(), options(path.clone())).unwrap();
-    sink.offer(&Arc::new(record(&denied())));
+    sink.offer(&[Arc::new(record(&denied()))]);
     let end = Instant::now() + Duration::from_secs(5);
     while sink.status().up {
         assert!(Instant::now() < end);

@@ -1,0 +1,42 @@
+//! What is kept of every live socket, whatever its network namespace, for user space to read in one go.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::seq_file;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
+use segd_common::flow::Socket;
+
+/// `struct bpf_iter__bpf_sk_storage_map` of net/core/bpf_sk_storage.c, which is the same since Linux 5.9.
+#[repr(C)]
+struct Context {
+    meta: *const Meta,
+    map: *const c_void,
+    sk: *mut c_void,
+    value: *const Socket,
+}
+
+/// The beginning of `struct bpf_iter_meta` of include/linux/bpf.h.
+#[repr(C)]
+struct Meta {
+    seq: *mut seq_file,
+}
+
+/// Writes a socket's cookie, then what is kept of it. A value that finds no room any more is shown again to the next
+/// read (`bpf_seq_read`, kernel/bpf/bpf_iter.c).
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+#[unsafe(no_mangle)]
+extern "C" fn live_sockets(ctx: *const Context) -> i32 {
+    // SAFETY: the kernel passes this context; socket and value are null after the last.
+    let (meta, sk, value) = unsafe { ((*ctx).meta, (*ctx).sk, (*ctx).value) };
+    if sk.is_null() || value.is_null() {
+        return 0;
+    }
+    // SAFETY: neither is null, and both outlive the call; the buffers have the lengths that are passed.
+    unsafe {
+        let seq = (*meta).seq;
+        let cookie = bpf_get_socket_cookie(sk);
+        bpf_seq_write(seq, (&raw const cookie).cast(), 8);
+        bpf_seq_write(seq, value.cast(), size_of::<Socket>() as u32);
+    }
+    0
+}

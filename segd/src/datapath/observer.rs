@@ -1,0 +1,112 @@
+//! Looks at what the kernel holds, by handles of its own: whoever looks keeps no change of the policy waiting, and
+//! waits for none.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aya::Ebpf;
+use aya::maps::{self, Map, MapData};
+use segd_common::flow::{Seed, Socket};
+use segd_common::schema;
+
+use super::hooks::{self, Attached};
+use super::pins::Pins;
+use super::sockets::{LiveSocket, Subjects, live};
+use super::tables::{Current, InForce};
+use super::{Error, cgroups, sys};
+use crate::policy::Compiled;
+
+/// Handles to what one data path put into the kernel.
+#[derive(Clone)]
+pub struct Observer {
+    pub(super) cgroup: PathBuf,
+    pub(super) inode: u64,
+    pins: Pins,
+    /// The iterator over sockets, where the kernel can have one.
+    iterator: Option<Arc<OwnedFd>>,
+    seeds: Arc<maps::HashMap<MapData, u64, Seed>>,
+    current: Arc<Current>,
+    /// Whether this agent attached the tracepoints.
+    watches: Arc<AtomicBool>,
+}
+
+impl Observer {
+    pub(super) fn new(bpf: &Ebpf, pins: &Pins, cgroup: PathBuf, inode: u64) -> Result<Self, Error> {
+        let pinned = |name: &'static str| {
+            MapData::from_pin(pins.maps().join(name))
+                .and_then(Map::from_map_data)
+                .map_err(|e| Error::map(name, e))
+        };
+        let seeds =
+            pinned(schema::SEEDS)?.try_into().map_err(|e: maps::MapError| Error::map(schema::SEEDS, e))?;
+        Ok(Self {
+            cgroup,
+            inode,
+            pins: pins.clone(),
+            iterator: live::iterator(bpf).map(Arc::new),
+            seeds: Arc::new(seeds),
+            current: Arc::new(Current::new(pinned(schema::ACTIVE)?, pinned(schema::GENERATIONS)?)?),
+            watches: Arc::default(),
+        })
+    }
+
+    /// The tracepoints are attached from now on.
+    pub(super) fn watches(&self) {
+        self.watches.store(true, Ordering::Relaxed);
+    }
+
+    /// What is in force, and what follows it by itself.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn in_force(&self) -> Result<InForce, Error> {
+        self.current.in_force()
+    }
+
+    /// What the kernel holds at each hook; without those that tell of cgroups where they are out of reach and no
+    /// workload needs them.
+    #[must_use]
+    pub fn attached(&self) -> Vec<Attached> {
+        let mut all = hooks::attached(&self.pins.links(), self.inode);
+        if !self.watches.load(Ordering::Relaxed) && !self.current.has_workloads().unwrap_or(true) {
+            all.retain(|hook| hook.program_id.is_some() || !hook.is_tracepoint());
+        }
+        all
+    }
+
+    /// Every live TCP connection and connected UDP socket, of all network namespaces, but those within this host.
+    /// Sockets older than the programs are among them as far as sock_diag(7) shows them. Takes milliseconds for
+    /// thousands of sockets.
+    ///
+    /// # Errors
+    /// Neither the programs nor the kernel can be asked.
+    pub fn live_sockets(&self) -> Result<Vec<LiveSocket>, Error> {
+        live::all(self)
+    }
+
+    /// What sockets are decided as by a policy, with the cgroups that there are now.
+    ///
+    /// # Errors
+    /// The tree of cgroups cannot be read.
+    pub fn subjects<'a>(&self, compiled: &'a Compiled) -> Result<Subjects<'a>, Error> {
+        Ok(Subjects { compiled, cgroups: cgroups::workloads(&self.cgroup, &compiled.patterns)? })
+    }
+
+    /// What the programs were told of a socket and have not used yet.
+    pub(super) fn seed(&self, cookie: u64) -> Option<Seed> {
+        self.seeds.get(&cookie, 0).ok()
+    }
+
+    /// What the programs keep of each socket, by cookie.
+    pub(super) fn known_sockets(&self) -> Result<HashMap<u64, Socket>, Error> {
+        let iterator = self.iterator.as_ref().ok_or(Error::Object { what: live::PROGRAM })?;
+        let pin = self.pins.maps().join(schema::SOCKETS);
+        let failed = |source| Error::io("read the sockets of", &pin, source);
+        let map = sys::object_get(&pin).map_err(failed)?;
+        let bytes = sys::iterate(iterator.as_fd(), map.as_fd()).map_err(failed)?;
+        Ok(live::records(&bytes).collect())
+    }
+}

@@ -1,0 +1,221 @@
+//! The flows that live now, each with its socket: as the programs know them, and older ones as the kernel lists
+//! their sockets.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::programs::Program;
+use aya::{Btf, Ebpf};
+use segd_common::flow::{CLOSED, Flow, OPENED, Owner, Seed, Socket};
+use segd_common::traffic::{Reason, Verdict};
+
+use super::direction::Listeners;
+use super::{Row, list, owners_of, seeds};
+use crate::datapath::{Error, Observer};
+
+/// A live TCP connection, or the flow of a connected UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveSocket {
+    /// SO_COOKIE.
+    pub cookie: u64,
+    /// Who made it; of one older than the programs, who has it open.
+    pub owner: Owner,
+    /// As it was decided last. With [`Reason::Preexisting`] and generation 0: not yet by the programs; then only
+    /// ends, protocol and direction are known.
+    pub flow: Flow,
+}
+
+/// Name of the iterator's program.
+pub(in crate::datapath) const PROGRAM: &str = "live_sockets";
+
+/// Loads the iterator. It needs the kernel's own BTF.
+pub(in crate::datapath) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
+    let Some(Program::Iter(program)) = bpf.program_mut(PROGRAM) else {
+        return Err(Error::Object { what: PROGRAM });
+    };
+    let failed = |source| Error::Program { hook: PROGRAM, source: Box::new(source) };
+    let btf = Btf::from_sys_fs().map_err(|e| failed(e.into()))?;
+    program.load("bpf_sk_storage_map", &btf).map_err(failed)
+}
+
+/// The iterator, where the kernel took it.
+pub(in crate::datapath) fn iterator(bpf: &Ebpf) -> Option<OwnedFd> {
+    let Some(Program::Iter(program)) = bpf.program(PROGRAM) else { return None };
+    program.fd().ok()?.as_fd().try_clone_to_owned().ok()
+}
+
+/// As [`Observer::live_sockets`].
+pub(in crate::datapath) fn all(observer: &Observer) -> Result<Vec<LiveSocket>, Error> {
+    let known = observer.known_sockets();
+    let rows = list(&observer.cgroup, observer.inode);
+    let (known, rows) = match (known, rows) {
+        (Ok(known), Ok(rows)) => (known, rows),
+        (Ok(known), Err(error)) => {
+            tracing::warn!("connections older than the agent are not looked at: {error}");
+            (known, Vec::new())
+        }
+        (Err(error), Ok(rows)) => {
+            tracing::debug!(%error, "what the programs know of live sockets cannot be read");
+            (HashMap::new(), rows)
+        }
+        (Err(error), Err(_)) => return Err(error),
+    };
+    let older: Vec<&Row> = rows.iter().filter(|row| is_unknown(row, &known)).collect();
+    let told = |row: &&Row| Some((row.cookie, observer.seed(row.cookie)?));
+    let seeds: HashMap<u64, Seed> =
+        older.iter().filter_map(told).filter(|(_, seed)| seed.protocol != 0).collect();
+    let processes = owners_of(older.iter().copied().filter(|row| !seeds.contains_key(&row.cookie)));
+    let listeners = Listeners::among(&rows);
+    let older = older.into_iter().map(|row| {
+        let seed = seeds.get(&row.cookie);
+        let owner = seed.map_or_else(|| seeds::owner(row, &processes), |seed| seed.owner);
+        let direction = seed.map_or_else(|| listeners.direction(row) as u8, |seed| seed.direction);
+        LiveSocket { cookie: row.cookie, owner, flow: flow(row, direction) }
+    });
+    Ok(live(&known, &rows).chain(older).collect())
+}
+
+/// What the iterator writes: each socket's cookie, and what is kept of it.
+pub(in crate::datapath) fn records(bytes: &[u8]) -> impl Iterator<Item = (u64, Socket)> {
+    const COOKIE: usize = size_of::<u64>();
+    bytes.chunks_exact(COOKIE + size_of::<Socket>()).filter_map(|record| {
+        let (cookie, socket) = record.split_first_chunk::<COOKIE>()?;
+        let socket = socket.first_chunk::<{ size_of::<Socket>() }>()?;
+        // SAFETY: the program writes a whole `Socket`, which is plain data valid for every bit pattern; the chunk
+        // has its size and may be unaligned.
+        let socket = unsafe { socket.as_ptr().cast::<Socket>().read_unaligned() };
+        Some((u64::from_ne_bytes(*cookie), socket))
+    })
+}
+
+/// Flows that began and did not end. A UDP socket may have been disconnected since.
+fn live<'a>(known: &'a HashMap<u64, Socket>, rows: &[Row]) -> impl Iterator<Item = LiveSocket> + use<'a> {
+    let idle: std::collections::HashSet<u64> =
+        rows.iter().filter(|row| !row.is_flow()).map(|row| row.cookie).collect();
+    let open = |flow: &Flow| flow.protocol != 0 && flow.flags & (OPENED | CLOSED) == OPENED;
+    known
+        .iter()
+        .filter(move |(cookie, socket)| open(&socket.flow) && !idle.contains(cookie))
+        .map(|(&cookie, socket)| LiveSocket { cookie, owner: socket.owner, flow: socket.flow })
+}
+
+/// Whether a row is a flow that the programs know nothing of. They know the maker of a socket that is younger than
+/// they; if it has no flow, then because it talks to this very host.
+fn is_unknown(row: &Row, known: &HashMap<u64, Socket>) -> bool {
+    let unknown = known.get(&row.cookie).is_none_or(|s| s.flow.protocol == 0 && s.owner.cgroup == 0);
+    row.is_flow() && unknown
+}
+
+fn flow(row: &Row, direction: u8) -> Flow {
+    Flow {
+        peer: row.peer,
+        local: row.local,
+        peer_port: row.peer_port,
+        local_port: row.local_port,
+        protocol: row.protocol,
+        direction,
+        verdict: Verdict::Allowed as u8,
+        reason: Reason::Preexisting as u8,
+        ..Flow::NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::maps;
+    use segd_common::addr::Addr;
+    use segd_common::schema;
+    use segd_common::traffic::protocol::{TCP, UDP};
+
+    use super::super::state::{CLOSE, ESTABLISHED};
+    use super::*;
+    use crate::datapath::sys;
+
+    fn socket(protocol: u8, flags: u8) -> Socket {
+        let owner = Owner { cgroup: 9, pid: 1, ..Owner::NONE };
+        Socket { owner, flow: Flow { protocol, flags, ..Flow::NONE }, ..Socket::default() }
+    }
+
+    fn row(cookie: u64, protocol: u8, state: u8) -> Row {
+        Row {
+            cookie,
+            family: 2,
+            protocol,
+            state,
+            interface: 0,
+            local: Addr::v4([10, 0, 0, 1]),
+            peer: Addr::v4([10, 0, 0, 2]),
+            local_port: 1000,
+            peer_port: 2000,
+            inode: 1,
+            uid: 0,
+            cgroup: 9,
+            netns: 1,
+        }
+    }
+
+    #[test]
+    fn what_the_iterator_writes_is_read_back() {
+        let (one, two) = (socket(TCP, OPENED), socket(UDP, 0));
+        let mut bytes = Vec::new();
+        for (cookie, socket) in [(7_u64, one), (8, two)] {
+            bytes.extend(cookie.to_ne_bytes());
+            // SAFETY: plain data without padding.
+            bytes.extend(unsafe {
+                std::slice::from_raw_parts((&raw const socket).cast::<u8>(), size_of::<Socket>())
+            });
+        }
+        assert_eq!(records(&bytes).collect::<Vec<_>>(), [(7, one), (8, two)]);
+        assert_eq!(records(&bytes[..bytes.len() - 1]).count(), 1);
+    }
+
+    #[test]
+    fn the_iterator_shows_what_is_kept_of_a_socket() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: loading a program needs root");
+            return;
+        }
+        let mut bpf = crate::datapath::loader(&0).load(crate::datapath::OBJECT).unwrap();
+        load(&mut bpf).unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let kept = socket(TCP, OPENED);
+        let mut map: maps::SkStorage<_, Socket> = bpf.map_mut(schema::SOCKETS).unwrap().try_into().unwrap();
+        map.insert(&udp, kept, 0).unwrap();
+        let program: &aya::programs::Iter = bpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let maps::Map::SkStorage(map) = bpf.map(schema::SOCKETS).unwrap() else { panic!() };
+        let bytes = sys::iterate(program.fd().unwrap().as_fd(), map.fd().as_fd()).unwrap();
+        let found: Vec<_> = records(&bytes).collect();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].0 != 0 && found[0].1 == kept, "{found:?}");
+    }
+
+    #[test]
+    fn flows_that_began_and_did_not_end_and_older_sockets_are_live() {
+        let known = HashMap::from([
+            (1, socket(TCP, OPENED)),
+            (2, socket(TCP, OPENED | CLOSED)),
+            (3, socket(UDP, 0)),
+            (4, socket(UDP, OPENED)),
+            (5, socket(UDP, OPENED)),
+            (6, socket(0, 0)),
+            (7, Socket::default()),
+        ]);
+        let rows = [
+            row(1, TCP, ESTABLISHED),
+            row(4, UDP, ESTABLISHED),
+            // Disconnected since.
+            row(5, UDP, CLOSE),
+            // Within this host: the programs know it, and not as a flow.
+            row(6, TCP, ESTABLISHED),
+            // Older: one that has had packets on no connection of its own, and one without any.
+            row(7, TCP, ESTABLISHED),
+            row(8, TCP, ESTABLISHED),
+        ];
+        let mut cookies: Vec<u64> = live(&known, &rows).map(|l| l.cookie).collect();
+        cookies.sort_unstable();
+        assert_eq!(cookies, [1, 4]);
+        let older: Vec<u64> =
+            rows.iter().filter(|row| is_unknown(row, &known)).map(|row| row.cookie).collect();
+        assert_eq!(older, [7, 8]);
+    }
+}
