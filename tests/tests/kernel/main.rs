@@ -2,15 +2,25 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, also in its helpers")]
 
+mod canary;
+mod confirm;
+mod crash;
 mod deadline;
+mod exceptions;
+mod failsafe;
+mod guard;
+mod identities;
 mod modes;
+mod names;
 mod prefixes;
+mod preview;
 mod refusals;
 mod restart;
 mod revoke;
 mod seeds;
 mod sockets;
 mod support;
+mod tampering;
 mod udp;
 mod verdicts;
 mod workloads;

@@ -104,7 +104,21 @@ pub(crate) fn enforce_orders(narrator: &mut Narrator, estate: &mut Estate) -> Re
     narrator.step("Enforcement on the database's host alone")?;
     let count = |estate: &Estate| denied(estate, "orders", "inbound");
     let before = count(estate)?;
-    command(narrator, estate, "orders", &["mode", "enforce"])?;
+    let refused = estate.agent("orders")?.segd(&["mode", "enforce"])?;
+    ensure!(
+        refused.status.code() == Some(1) && refused.stdout.contains("partner"),
+        "segd mode enforce on orders did not ask for --force because of the partner: {}{}",
+        refused.stdout,
+        refused.stderr
+    );
+    narrator.command(
+        "orders",
+        "segd mode enforce",
+        &format!("{}\n{}", refused.stdout.trim(), refused.stderr),
+    )?;
+    narrator.say("segd shows first what it would cut. That is the intruder; but what if we are wrong? So with a deadline:")?;
+    let why = ["--force", "--confirm", "10m", "--reason", "stolen role orders_app"];
+    command(narrator, estate, "orders", &[&["mode", "enforce"], &why[..]].concat())?;
     narrator
         .say("The partner's host may be lost to us: its own agent still only monitors. The same attempt:")?;
     let theft = theft(estate)?;
@@ -123,13 +137,15 @@ pub(crate) fn enforce_orders(narrator: &mut Narrator, estate: &mut Estate) -> Re
     flows(narrator, estate, "orders", &["--verdict", "denied", "--last", "1"])?;
     let after = count(estate)?;
     ensure!(after > before, "the orders host counted {after} denied flows of the partner, {before} before");
-    orders_go_on(narrator, estate)
+    orders_go_on(narrator, estate)?;
+    narrator.say("Nothing else was cut, so it may stay:")?;
+    command(narrator, estate, "orders", &["confirm"]).map(drop)
 }
 
 pub(crate) fn enforce_everywhere(narrator: &mut Narrator, estate: &mut Estate) -> Result<()> {
     narrator.step("Enforcement everywhere")?;
     for name in NAMES {
-        let set = estate.agent(name)?.segd(&["mode", "enforce"])?;
+        let set = estate.agent(name)?.segd(&["mode", "enforce", "--force"])?;
         ensure!(set.status.success(), "segd mode enforce on {name}: {}", set.stderr.trim());
     }
     modes_are(estate, "enforce")?;
