@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod history;
 mod http;
 pub mod names;
 pub mod policy;

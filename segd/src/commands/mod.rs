@@ -11,6 +11,7 @@ mod exception;
 mod explain;
 mod flows;
 mod mode;
+mod observed;
 mod output;
 mod rollback;
 mod run;

@@ -1,0 +1,213 @@
+//! Flows of one hour that differ in nothing that a rule, an owner or a reader tells apart.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use segd_common::event::Kind;
+use segd_common::traffic::{Direction, Reason, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::named;
+use crate::telemetry::record::{FlowRecord, InOut, microseconds};
+
+/// Seconds of the span that a [`Summary`] stands for.
+pub const HOUR: i64 = 3600;
+
+/// What makes flows the same. Two of them that differ only in the client's port are one conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Conversation {
+    /// Name of the host that recorded it.
+    pub host: Arc<str>,
+    /// What the local socket was decided as: a workload, else the host's zone.
+    pub subject: Arc<str>,
+    /// The same where it is a workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Arc<str>>,
+    /// Path of the local program; where it could not be seen, the name of its thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Arc<str>>,
+    /// Its systemd unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Arc<str>>,
+    /// Its user, in the initial user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Who began it, seen from the host.
+    #[serde(with = "named")]
+    pub direction: Direction,
+    /// The host's own address; `None` where it was not known, and where flows of several are one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<IpAddr>,
+    /// The other side.
+    pub peer: Peer,
+    /// Its zone.
+    pub peer_zone: Arc<str>,
+    /// As [`FlowRecord::protocol`].
+    pub protocol: Cow<'static, str>,
+    /// The server's port, host byte order; 0 for protocols without ports, and where flows to several ports are one.
+    pub port: u16,
+    /// ICMP and ICMPv6: type and code of the first packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<(u8, u8)>,
+    /// What the server's port is called.
+    pub service: Arc<str>,
+    /// `allowed`, `audited` or `denied`.
+    #[serde(with = "named")]
+    pub verdict: Verdict,
+    /// Why.
+    #[serde(with = "named")]
+    pub reason: Reason,
+    /// The rule that allowed it, or would have had it not expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Arc<str>>,
+}
+
+/// The other side of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Peer {
+    /// One address.
+    Address(IpAddr),
+    /// So many further peers, or ports of peers, which came after too many others in their hour to be kept one by one.
+    /// Their number is an estimate.
+    Others(u64),
+}
+
+/// How often a conversation was seen within an hour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whose flows these are.
+    #[serde(flatten)]
+    pub of: Conversation,
+    /// When the hour began: RFC 3339, UTC.
+    pub hour: Timestamp,
+    /// Flows that began, or attempts that were denied.
+    pub flows: u64,
+    /// IP packets of the flows that ended in this hour.
+    pub packets: InOut,
+    /// Their IP bytes.
+    pub bytes: InOut,
+    /// The first record of it.
+    #[serde(serialize_with = "microseconds")]
+    pub first: Timestamp,
+    /// The last one.
+    #[serde(serialize_with = "microseconds")]
+    pub last: Timestamp,
+}
+
+impl Conversation {
+    /// Whose flow a record tells of.
+    #[must_use]
+    pub fn of(record: &FlowRecord) -> Self {
+        let (local, peer) = match record.direction {
+            Direction::Outbound => (&record.src, &record.dst),
+            Direction::Inbound => (&record.dst, &record.src),
+        };
+        let process = record.process.as_ref();
+        Self {
+            host: Arc::clone(&record.host),
+            subject: Arc::clone(&record.subject),
+            workload: record.workload.clone(),
+            process: process.map(|p| Arc::clone(p.exe.as_ref().unwrap_or(&p.comm))),
+            unit: process.and_then(|p| p.unit.clone()),
+            uid: process.map(|p| p.uid),
+            direction: record.direction,
+            local: Some(local.ip).filter(|ip| !ip.is_unspecified()),
+            peer: Peer::Address(peer.ip),
+            peer_zone: Arc::clone(&peer.zone),
+            protocol: record.protocol.clone(),
+            port: record.dst.port,
+            icmp: record.icmp_type.zip(record.icmp_code),
+            service: Arc::clone(&record.service),
+            verdict: record.verdict,
+            reason: record.reason,
+            rule: record.rule.clone(),
+        }
+    }
+
+    /// Zones of who began it and with whom; of the local side its subject.
+    #[must_use]
+    pub fn ends(&self) -> (&Arc<str>, &Arc<str>) {
+        match self.direction {
+            Direction::Outbound => (&self.subject, &self.peer_zone),
+            Direction::Inbound => (&self.peer_zone, &self.subject),
+        }
+    }
+}
+
+impl Summary {
+    /// What one record says.
+    #[must_use]
+    pub fn of(record: &FlowRecord) -> Self {
+        let begins = matches!(record.event, Kind::Open | Kind::Deny);
+        let none = InOut { received: 0, sent: 0 };
+        Self {
+            of: Conversation::of(record),
+            hour: hour_of(record.time),
+            flows: if begins { record.count } else { 0 },
+            packets: if begins { none } else { record.packets },
+            bytes: if begins { none } else { record.bytes },
+            first: record.time,
+            last: record.time,
+        }
+    }
+
+    /// Adds what was seen of the same conversation, in whichever hour.
+    pub fn add(&mut self, other: &Self) {
+        self.flows = self.flows.saturating_add(other.flows);
+        for (sum, more) in [(&mut self.packets, other.packets), (&mut self.bytes, other.bytes)] {
+            sum.received = sum.received.saturating_add(more.received);
+            sum.sent = sum.sent.saturating_add(more.sent);
+        }
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+        self.hour = self.hour.min(other.hour);
+    }
+}
+
+/// The beginning of the hour (UTC) that `time` is in.
+#[must_use]
+pub fn hour_of(time: Timestamp) -> Timestamp {
+    let second = time.as_second();
+    Timestamp::from_second(second - second.rem_euclid(HOUR)).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::record::tests::{denied, event, record};
+
+    #[test]
+    fn a_record_counts_where_it_begins_and_weighs_where_it_ends() {
+        let open = Summary::of(&record(&event(Kind::Open)));
+        assert_eq!((open.flows, open.bytes.sent, open.of.port), (1, 0, 5432));
+        let close = Summary::of(&record(&event(Kind::Close)));
+        assert_eq!((close.flows, close.bytes.sent), (0, 900));
+        assert_eq!(open.of, close.of);
+        let refused = Summary::of(&record(&denied()));
+        assert_eq!((refused.flows, refused.of.verdict), (3, Verdict::Denied));
+        let (from, to) = open.of.ends();
+        assert_eq!((&**from, &**to), ("fulfillment", "orders"));
+        let mut sum = open;
+        sum.add(&close);
+        assert_eq!((sum.flows, sum.bytes.sent), (1, 900));
+    }
+
+    #[test]
+    fn hours_begin_at_the_hour() {
+        let time = |t: &str| t.parse::<Timestamp>().unwrap();
+        assert_eq!(hour_of(time("2026-11-22T18:59:59.9Z")), time("2026-11-22T18:00:00Z"));
+        assert_eq!(hour_of(time("2026-11-22T18:00:00Z")), time("2026-11-22T18:00:00Z"));
+        assert_eq!(hour_of(time("1969-12-31T23:59:59Z")), time("1969-12-31T23:00:00Z"));
+    }
+
+    #[test]
+    fn a_summary_survives_json() {
+        let summary = Summary::of(&record(&event(Kind::Open)));
+        let text = serde_json::to_string(&summary).unwrap();
+        assert!(text.contains(r#""peer":{"address":"10.30.0.5"}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary);
+    }
+}
