@@ -8,6 +8,7 @@ pub mod datapath;
 pub mod history;
 mod http;
 pub mod names;
+mod pages;
 pub mod policy;
 pub mod rollout;
 mod state;

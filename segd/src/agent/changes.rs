@@ -18,7 +18,7 @@ use crate::datapath::host;
 use crate::policy::guard::BadProbe;
 use crate::policy::model::Exception;
 use crate::policy::workload::{Selector, User};
-use crate::policy::{self, Policy, Resolved, Sources};
+use crate::policy::{self, Lists, Policy, Resolved, Sources};
 use crate::rollout::exceptions::{self, ExceptionError};
 use crate::rollout::history::{HistoryError, Record};
 use crate::rollout::journal::Action;
@@ -66,14 +66,19 @@ fn shown(duration: Duration) -> String {
 }
 
 /// Reads and checks the zone files. `names` gives what the names in a policy's zones stand for. An address that two
-/// zones claim by them is no error, as a name's owner could keep the agent from starting.
+/// zones claim by them is no error, as a name's owner could keep the agent from starting. `lists`: of policies that are
+/// known.
 ///
 /// # Errors
 /// Every error of the files at once.
-pub(super) fn read(config: &Config, names: impl FnOnce(&Policy) -> Resolved) -> Result<Stance, InstallError> {
+pub(super) fn read(
+    config: &Config,
+    lists: &Lists,
+    names: impl FnOnce(&Policy) -> Resolved,
+) -> Result<Stance, InstallError> {
     let now = Timestamp::now();
     let sources = Sources::read_dir(&config.policy_dir)?;
-    let policy = policy::load(sources, now).map_err(InstallError::Policy)?;
+    let policy = lists.load(sources, now).map_err(InstallError::Policy)?;
     let names = names(&policy);
     let found = policy::check(&policy, &config.failsafes, &names, now);
     if found.errors() > 0 {
@@ -84,8 +89,8 @@ pub(super) fn read(config: &Config, names: impl FnOnce(&Policy) -> Resolved) -> 
 }
 
 /// The stance that a record keeps. Rules that have expired since are no error, as the kernel knows of their end.
-pub(super) fn recall(record: &Record) -> Result<Stance, InstallError> {
-    let policy = policy::load_stored(record.sources()).map_err(InstallError::Policy)?;
+pub(super) fn recall(record: &Record, lists: &Lists) -> Result<Stance, InstallError> {
+    let policy = lists.load_stored(record.sources()).map_err(InstallError::Policy)?;
     let stance = stance(policy, record.overrides.clone(), record.made_at, Vec::new());
     Ok(Stance { record: record.generation, previous: record.previous, ..stance })
 }
@@ -153,9 +158,17 @@ pub(super) fn after(within: Duration) -> Timestamp {
 }
 
 impl Core {
+    /// Long lists of prefixes of the policies that are in force or may be.
+    fn lists(&self) -> Lists {
+        let Intent { stance, pending, .. } = &self.in_force().intent;
+        Lists::of(
+            [Some(stance), pending.as_ref().map(|p| &p.former)].into_iter().flatten().map(|s| &*s.policy),
+        )
+    }
+
     /// Reads and checks the zone files, and looks the names in them up. Blocks.
     pub(super) fn read(&self) -> Result<Stance, InstallError> {
-        read(self.config(), |policy| self.names.for_policy(policy, naming::PATIENCE))
+        read(self.config(), &self.lists(), |policy| self.names.for_policy(policy, naming::PATIENCE))
     }
 
     /// Brings zone files into force that were read; nothing is held back any more. Blocks.
@@ -244,7 +257,7 @@ impl Core {
 
     /// A policy of the history, with the names in its zones looked up unless they are known. Blocks.
     pub(super) fn former(&self, record: u32) -> Result<Stance, ChangeError> {
-        let stance = recall(&self.maker.history.load(record)?)?;
+        let stance = recall(&self.maker.history.load(record)?, &self.lists())?;
         self.names.for_policy(&stance.policy, naming::LITTLE_PATIENCE);
         Ok(stance)
     }

@@ -132,7 +132,7 @@ impl Maker {
         for (stance, number) in former.into_iter().chain([(&mut prepared.intent.stance, next.0)]) {
             if stance.record == 0 {
                 stance.record = number;
-                match self.record(stance, &origin).and_then(|record| self.history.save(&record)) {
+                match self.keep(stance, &origin) {
                     Err(error) if origin.way_out => tracing::error!("{NOT_KEPT}: {error}"),
                     saved => saved?,
                 }
@@ -179,14 +179,16 @@ impl Maker {
         }
     }
 
-    fn record(&self, stance: &Stance, origin: &Origin<'_>) -> Result<Record, HistoryError> {
-        let mut sources = Arc::clone(&stance.policy.sources);
-        if let Some(number) = sources.kept_as() {
-            sources = Arc::new(self.history.load(number)?.sources());
+    /// Puts a stance into the history.
+    fn keep(&self, stance: &Stance, origin: &Origin<'_>) -> Result<(), HistoryError> {
+        let sources = &stance.policy.sources;
+        let (now, overrides) = (Timestamp::now(), stance.overrides.clone());
+        let mut record = Record::new(stance.record, now, origin.by, origin.why, sources.hash(), overrides);
+        record.previous = stance.previous;
+        match sources.kept_as() {
+            Some(other) => self.history.save_like(record, other),
+            None => self.history.save(record, sources),
         }
-        let overrides = stance.overrides.clone();
-        let record = Record::new(stance.record, Timestamp::now(), origin.by, origin.why, &sources, overrides);
-        Ok(Record { previous: stance.previous, ..record })
     }
 
     /// Forgets texts that are in the history.

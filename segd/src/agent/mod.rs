@@ -39,6 +39,7 @@ use starting::Beginning;
 use crate::config::{self, Config, SinkTarget};
 use crate::control::{self, ControlSocket};
 use crate::datapath::{Datapath, Place, Seeded, host};
+use crate::policy::Lists;
 use crate::rollout::history::History;
 use crate::rollout::journal::Action;
 use crate::state::StateDir;
@@ -80,7 +81,9 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let remembered = Remembered::load(&state, &options.state_dir)?;
     let names = Naming::load(&config.names, &state)?;
     let around = Around { addresses, ..Around::default() };
-    let files = match changes::read(&config, |policy| names.for_policy(policy, naming::PATIENCE)) {
+    let files = match changes::read(&config, &Lists::default(), |policy| {
+        names.for_policy(policy, naming::PATIENCE)
+    }) {
         // Nothing to go on with, and nothing is touched yet.
         Err(error) if remembered.standings.now.is_none() => return Err(error.into()),
         files => files,

@@ -9,6 +9,7 @@ use super::changes::{boottime_after, recall};
 use super::intent::{Around, Held, Intent, Pending, Stance};
 use super::standing::{Found, Standing, Standings};
 use crate::datapath;
+use crate::policy::Lists;
 use crate::policy::model::Exception;
 use crate::rollout::exceptions;
 use crate::rollout::history::History;
@@ -43,6 +44,7 @@ pub(super) fn begin(
 ) -> Result<Beginning, InstallError> {
     let (mut notes, mut ended) = (Vec::new(), Vec::new());
     let why = "start";
+    let lists = Lists::of(files.as_ref().ok().map(|files| &*files.policy));
     let now = Timestamp::now();
     let found = standings.found(kernel.generation, now);
     let lapsed = matches!(found, Found::Lapsed(_));
@@ -51,7 +53,7 @@ pub(super) fn begin(
         Found::Standing(standing) | Found::Lapsed(standing) => {
             around.exceptions = exceptions::live(&standing.exceptions, now).collect();
             ended.extend(standing.exceptions.iter().filter(|e| e.expires <= now).cloned());
-            match restore(&standing, history, lapsed, kernel.pending.map(|p| p.deadline)) {
+            match restore(&standing, history, &lists, lapsed, kernel.pending.map(|p| p.deadline)) {
                 Ok(stood) => Some(stood),
                 // The kernel keeps its deadline as long as nothing is installed over it.
                 Err(error) if standing.pending.is_some() => return Err(error),
@@ -97,10 +99,11 @@ type Restored = (Stance, Option<Pending>, Option<Held>);
 fn restore(
     standing: &Standing,
     history: &History,
+    lists: &Lists,
     lapsed: bool,
     deadline_ns: Option<u64>,
 ) -> Result<Restored, InstallError> {
-    let policy = |record: u32| recall(&history.load(record)?);
+    let policy = |record: u32| recall(&history.load(record)?, lists);
     match &standing.pending {
         Some(p) if lapsed => {
             let former = policy(p.record)?;

@@ -2,8 +2,11 @@
 //! left pinned, so that no packet goes unjudged in between.
 
 use std::fs::File;
+use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -82,21 +85,42 @@ impl Attached {
     }
 }
 
+/// Programs that are verified at a time, which takes most of a start.
+const AT_A_TIME: usize = 4;
+
 /// Loads every program into the kernel: the verifier has its say before anything is attached.
 pub(super) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
     for hook in &HOOKS {
-        let program = program(bpf, hook)?;
-        let loaded = match program {
-            Program::CgroupSock(p) => p.load(),
-            Program::CgroupSockAddr(p) => p.load(),
-            Program::CgroupSkb(p) => p.load(),
-            Program::SockOps(p) => p.load(),
-            Program::TracePoint(p) => p.load(),
-            _ => return Err(Error::Object { what: hook.name }),
-        };
-        loaded.map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })?;
+        program(bpf, hook)?;
     }
-    Ok(())
+    let programs = bpf.programs_mut();
+    let programs = programs.filter_map(|(name, p)| Some((HOOKS.iter().find(|hook| hook.name == name)?, p)));
+    // Those at the end of a pile are taken first.
+    let mut pile: Vec<(&Hook, &mut Program)> = programs.collect();
+    pile.sort_by_key(|(hook, _)| matches!(hook.name, "ingress" | "egress"));
+    let pile = Mutex::new(pile);
+    let next = || pile.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let some = || std::iter::from_fn(next).try_for_each(|(hook, program)| load_one(hook, program));
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(AT_A_TIME);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(some)).collect();
+        let own = some();
+        let panicked = |_| Err(Error::Object { what: "a thread to verify it" });
+        let others = others.into_iter().map(|other| other.join().unwrap_or_else(panicked));
+        others.fold(own, Result::and)
+    })
+}
+
+fn load_one(hook: &Hook, program: &mut Program) -> Result<(), Error> {
+    let loaded = match program {
+        Program::CgroupSock(p) => p.load(),
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        Program::SockOps(p) => p.load(),
+        Program::TracePoint(p) => p.load(),
+        _ => return Err(Error::Object { what: hook.name }),
+    };
+    loaded.map_err(|source| Error::Program { hook: hook.name, source: Box::new(source) })
 }
 
 fn program<'a>(bpf: &'a mut Ebpf, hook: &Hook) -> Result<&'a mut Program, Error> {

@@ -1,6 +1,6 @@
 //! A table that may hold a million entries, so that a small change of it must cost little: beside the map that is in
 //! force a spare one is kept, which is brought up to date by what has changed since it was filled and then takes the
-//! other one's place. A map that a slot holds is never changed.
+//! other one's place. A map that programs may read is never changed.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
@@ -32,7 +32,7 @@ pub(super) trait Entry: Copy + PartialEq + Send + Sync + 'static {
 pub(super) struct Large<T: Entry> {
     pub(super) slots: Slots,
     /// What the last plan was made of.
-    last: Arc<[T]>,
+    last: Arc<Vec<T>>,
     copies: Vec<Copied<T>>,
     /// A copy that is being made.
     coming: Option<JoinHandle<Result<Filled, Error>>>,
@@ -50,7 +50,7 @@ enum Holds<T: Entry> {
     /// What `last` holds, but for these.
     Apart(BTreeMap<T::Key, Apart<T>>),
     /// This.
-    All(Arc<[T]>),
+    All(Arc<Vec<T>>),
 }
 
 /// One entry where two tables differ; at least one of them has it.
@@ -63,17 +63,19 @@ struct Apart<T> {
 impl<T: Entry> Large<T> {
     pub(super) fn new(map: Map, name: &'static str, kind: Kind) -> Result<Self, Error> {
         let slots = Slots::new(map, name, kind)?;
-        Ok(Self { slots, last: Arc::new([]), copies: Vec::new(), coming: None })
+        Ok(Self { slots, last: Arc::default(), copies: Vec::new(), coming: None })
     }
 
     /// Makes a table of these entries for a slot, unless there is one that holds the same.
-    pub(super) fn plan(&mut self, slot: u32, entries: &Arc<[T]>) -> Result<(), Error> {
+    pub(super) fn plan(&mut self, slot: u32, entries: &Arc<Vec<T>>) -> Result<(), Error> {
         self.take_coming();
         self.turn_to(entries);
-        let same = self.copies.iter().find(|copy| match &copy.holds {
+        let same = self.copies.iter().filter(|copy| match &copy.holds {
             Holds::Apart(apart) => apart.is_empty(),
             Holds::All(all) => all == entries,
         });
+        // One that is there already costs nothing.
+        let same = same.max_by_key(|copy| self.slots.has(slot, &copy.filled));
         let filled = match same {
             Some(copy) => Arc::clone(&copy.filled),
             None => match self.bring_up_to_date(entries.len()) {
@@ -91,11 +93,11 @@ impl<T: Entry> Large<T> {
         Ok(filled)
     }
 
-    /// Brings the copy up to date that no slot holds and that differs least.
+    /// Brings the copy up to date that nobody reads and that differs least.
     fn bring_up_to_date(&mut self, entries: usize) -> Option<Arc<Filled>> {
         let Self { slots, copies, .. } = self;
         let apart = |copy: &Copied<T>| match &copy.holds {
-            Holds::Apart(apart) if copy.room >= entries && !slots.holds(&copy.filled) => Some(apart.len()),
+            Holds::Apart(apart) if copy.room >= entries && !slots.reads(&copy.filled) => Some(apart.len()),
             _ => None,
         };
         let (_, nearest) = (0..).zip(&*copies).filter_map(|(n, copy)| Some((apart(copy)?, n))).min()?;
@@ -112,13 +114,13 @@ impl<T: Entry> Large<T> {
     }
 
     /// Makes `entries` what the copies are held against.
-    fn turn_to(&mut self, entries: &Arc<[T]>) {
+    fn turn_to(&mut self, entries: &Arc<Vec<T>>) {
         let slots = &self.slots;
         let Some(changes) = difference(&self.last, entries) else {
-            // Those that a slot holds may be wanted again as they are.
+            // Those that are read may be wanted again as they are.
             self.copies.retain_mut(|copy| {
                 if let Holds::Apart(apart) = &copy.holds {
-                    if !apart.is_empty() || !slots.holds(&copy.filled) {
+                    if !apart.is_empty() || !slots.reads(&copy.filled) {
                         return false;
                     }
                     copy.holds = Holds::All(Arc::clone(&self.last));
@@ -140,18 +142,21 @@ impl<T: Entry> Large<T> {
     pub(super) fn keep_spare(&mut self) {
         self.take_coming();
         let slots = &self.slots;
-        let mut spare = false;
+        let mut spare = None;
         let wanted = self.last.len() >= LARGE;
         // The newest come last.
         let mut kept: Vec<Copied<T>> = self.copies.drain(..).rev().collect();
         kept.retain(|copy| {
-            let held = slots.holds(&copy.filled);
-            let first = !held && wanted && !spare && matches!(copy.holds, Holds::Apart(_));
-            spare |= first;
-            held || first
+            let read = slots.reads(&copy.filled);
+            let first = !read && wanted && spare.is_none() && matches!(copy.holds, Holds::Apart(_));
+            if first {
+                spare = Some(Arc::clone(&copy.filled));
+            }
+            read || first
         });
         kept.reverse();
         self.copies = kept;
+        self.slots.spare = spare;
         // While a fallback waits beside what is in force, there are two already.
         if wanted && self.copies.len() < 2 {
             let (maker, last) = (self.slots.maker(), Arc::clone(&self.last));
@@ -223,7 +228,7 @@ fn take_apart<T: Entry>(apart: &mut BTreeMap<T::Key, Apart<T>>, changes: &[Chang
 }
 
 /// Key, old and new entry where two sorted lists differ; `None` if that is more than an eighth of them.
-fn difference<T: Entry>(old: &Arc<[T]>, new: &Arc<[T]>) -> Option<Vec<Change<T>>> {
+fn difference<T: Entry>(old: &Arc<Vec<T>>, new: &Arc<Vec<T>>) -> Option<Vec<Change<T>>> {
     let mut found = Vec::new();
     if Arc::ptr_eq(old, new) {
         return Some(found);
@@ -265,9 +270,9 @@ mod tests {
 
     type Host = (Addr, PeerZone);
 
-    fn table(entries: BTreeMap<u8, u16>) -> Arc<[Host]> {
+    fn table(entries: BTreeMap<u8, u16>) -> Arc<Vec<Host>> {
         let host = |(ip, zone)| (Addr::v4([10, 0, 0, ip]), PeerZone::plain(ZoneId(zone)));
-        entries.into_iter().map(host).collect()
+        Arc::new(entries.into_iter().map(host).collect())
     }
 
     #[test]
@@ -283,7 +288,7 @@ mod tests {
             tables in prop::collection::vec(prop::collection::btree_map(0_u8..60, 0_u16..3, 0..50), 1..8),
             updated in prop::collection::vec(any::<bool>(), 8),
         ) {
-            let tables: Vec<Arc<[Host]>> = tables.into_iter().map(table).collect();
+            let tables: Vec<Arc<Vec<Host>>> = tables.into_iter().map(table).collect();
             let mut copy: BTreeMap<Addr, Host> = tables[0].iter().map(|host| (host.0, *host)).collect();
             let mut apart = BTreeMap::new();
             for (pair, update) in tables.windows(2).zip(updated) {

@@ -106,6 +106,12 @@ impl Datapath {
             self.pins.remove_own()?;
         }
         let took_over = attached?;
+        // Not before, as it reads the kernel's BTF once more, which takes as long as verifying a large program.
+        if let Err(error) = sockets::live::load(&mut self.bpf) {
+            tracing::warn!(
+                "live flows are known by their sockets only: {error}; a kernel with /sys/kernel/btf/vmlinux is needed"
+            );
+        }
         self.watch.pin(&self.pins.links())?;
         Ok(took_over | (self.pins.remove_others()? > 0))
     }
@@ -236,11 +242,6 @@ fn load(pins: &Pins, place: &Place) -> Result<(Ebpf, Tables), Error> {
     }
     let mut bpf = loader.load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;
-    if let Err(error) = sockets::live::load(&mut bpf) {
-        tracing::warn!(
-            "live flows are known by their sockets only: {error}; a kernel with /sys/kernel/btf/vmlinux is needed"
-        );
-    }
     let tables = Tables::take(&mut bpf, place.cgroup.clone())?;
     Ok((bpf, tables))
 }

@@ -94,6 +94,10 @@ pub(super) struct Slots {
     held: [Held; schema::SLOTS as usize],
     /// To be put by [`Slots::commit`].
     planned: Vec<(u32, Arc<Filled>)>,
+    /// The slots that programs may read, first the one in force.
+    read: Vec<u32>,
+    /// What the next generation is likely to hold, if not what the one in force does.
+    pub(super) spare: Option<Arc<Filled>>,
 }
 
 impl Slots {
@@ -105,7 +109,8 @@ impl Slots {
         let fd = data.fd().as_fd().try_clone_to_owned().map_err(io)?;
         let outer = ArrayOfMaps::try_from(map).map_err(|e| Error::map(name, e))?;
         let held = [const { Held::Unknown }; schema::SLOTS as usize];
-        Ok(Self { name, kind, outer, fd, held, planned: Vec::new() })
+        let (planned, read) = (Vec::new(), Vec::new());
+        Ok(Self { name, kind, outer, fd, held, planned, read, spare: None })
     }
 
     /// Makes a table of these entries for a slot, unless another slot has the same.
@@ -157,24 +162,41 @@ impl Slots {
         self.planned.push((slot, filled));
     }
 
-    /// Whether a slot has this map, or is to have it, or may have it.
-    pub(super) fn holds(&self, filled: &Arc<Filled>) -> bool {
-        let held = self.held.iter().any(|held| matches!(held, Held::Map(map) if Arc::ptr_eq(map, filled)));
-        held || self.planned.iter().any(|(_, map)| Arc::ptr_eq(map, filled))
+    /// Whether programs may read this map, or are to. Any other may be changed, though a slot has it.
+    pub(super) fn reads(&self, filled: &Arc<Filled>) -> bool {
+        self.read.iter().any(|slot| self.has(*slot, filled))
+            || self.planned.iter().any(|(_, map)| Arc::ptr_eq(map, filled))
+    }
+
+    /// Whether a slot has this map.
+    pub(super) fn has(&self, slot: u32, filled: &Arc<Filled>) -> bool {
+        let held = self.held.get(slot as usize);
+        matches!(held, Some(Held::Map(map)) if Arc::ptr_eq(map, filled))
+    }
+
+    /// Says which slots programs may read from now on beside others (`all`), or alone; first the one in force.
+    pub(super) fn read(&mut self, slots: &[u32], all: bool) {
+        let others = std::mem::take(&mut self.read).into_iter().filter(|slot| all && !slots.contains(slot));
+        self.read = slots.iter().copied().chain(others).collect();
     }
 
     /// Puts what was planned into its slots.
     pub(super) fn commit(&mut self) -> Result<(), Error> {
         for (slot, filled) in std::mem::take(&mut self.planned) {
-            let Some(held) = self.held.get_mut(slot as usize) else { continue };
-            if matches!(held, Held::Map(there) if Arc::ptr_eq(there, &filled)) {
-                continue;
-            }
-            // Whatever the slot holds if this fails.
-            *held = Held::Unknown;
-            self.outer.set(slot, &filled.map, 0).map_err(|e| Error::map(self.name, e))?;
-            *held = Held::Map(filled);
+            self.put(slot, filled)?;
         }
+        Ok(())
+    }
+
+    fn put(&mut self, slot: u32, filled: Arc<Filled>) -> Result<(), Error> {
+        let Some(held) = self.held.get_mut(slot as usize) else { return Ok(()) };
+        if matches!(held, Held::Map(there) if Arc::ptr_eq(there, &filled)) {
+            return Ok(());
+        }
+        // Whatever the slot holds if this fails.
+        *held = Held::Unknown;
+        self.outer.set(slot, &filled.map, 0).map_err(|e| Error::map(self.name, e))?;
+        *held = Held::Map(filled);
         Ok(())
     }
 
@@ -191,20 +213,25 @@ impl Slots {
         self.outer.set(slot, &filled.map, 0).map_err(|e| Error::map(self.name, e))
     }
 
-    /// Empties the slots that are not used and hold a map that none of the used ones does.
-    pub(super) fn release(&mut self, used: &[u32]) -> Result<(), Error> {
-        let in_use: Vec<Arc<Filled>> = used
-            .iter()
-            .filter_map(|slot| self.held.get(*slot as usize))
-            .filter_map(|held| if let Held::Map(map) = held { Some(Arc::clone(map)) } else { None })
-            .collect();
+    /// Empties the slots that are not read and hold a map that none of the others does. But `next`, which the next
+    /// generation will be put into, gets what that is likely to hold, so that it need not wait for it.
+    pub(super) fn tidy(&mut self, next: Option<u32>) -> Result<(), Error> {
+        let map = |slot: &u32| match self.held.get(*slot as usize) {
+            Some(Held::Map(map)) => Some(Arc::clone(map)),
+            _ => None,
+        };
+        let read: Vec<Arc<Filled>> = self.read.iter().filter_map(map).collect();
+        let likely = self.spare.take().or_else(|| self.read.first().and_then(map));
+        if let Some((next, likely)) = next.zip(likely) {
+            self.put(next, likely)?;
+        }
         for (slot, held) in (0..).zip(&mut self.held) {
             let keeps = match held {
                 Held::Nothing => true,
-                Held::Map(map) => in_use.iter().any(|used| Arc::ptr_eq(used, map)),
+                Held::Map(map) => read.iter().any(|read| Arc::ptr_eq(read, map)),
                 Held::Unknown => false,
             };
-            if keeps || used.contains(&slot) {
+            if keeps || next == Some(slot) || self.read.contains(&slot) {
                 continue;
             }
             match sys::map_delete(self.fd.as_fd(), &slot) {

@@ -240,9 +240,6 @@ impl Tables {
         if let Err(error) = self.clear(&used) {
             tracing::warn!("the tables of a former policy stay in memory: {error}");
         }
-        self.hosts.keep_spare();
-        self.prefixes4.keep_spare();
-        self.prefixes6.keep_spare();
         Ok(generation)
     }
 
@@ -255,8 +252,11 @@ impl Tables {
         self.clock.read();
         let (slot, former) = self.current.active()?;
         let generation = self.next(fallback.is_some())?;
-        let used = [Some(slot), (former.deadline != 0).then_some(former.fallback.into())];
-        let mut idle = (0..schema::SLOTS).filter(|slot| !used.contains(&Some(*slot)));
+        let used: Vec<u32> = [Some(slot), (former.deadline != 0).then_some(former.fallback.into())]
+            .into_iter()
+            .flatten()
+            .collect();
+        let mut idle = idle(&used);
         let mut next_idle = || idle.next().ok_or(Error::Object { what: "slots" });
 
         let slot = next_idle()?;
@@ -318,12 +318,19 @@ impl Tables {
         self.current.generations.set(slot, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
     }
 
-    /// Waits until no program still runs that read a former slot's number, then empties the slots that are idle now.
+    /// Waits until no program still runs that read a former slot's number, then prepares the slot that the next
+    /// generation will be put into and empties the others.
     fn clear(&mut self, used: &[u32]) -> Result<(), Error> {
+        self.all().into_iter().for_each(|table| table.read(used, true));
         if let Some(slot) = used.first() {
             self.services.wait(*slot)?;
         }
-        self.at_once(|table| table.release(used))
+        self.all().into_iter().for_each(|table| table.read(used, false));
+        self.hosts.keep_spare();
+        self.prefixes4.keep_spare();
+        self.prefixes6.keep_spare();
+        let next = idle(used).next();
+        self.at_once(|table| table.tidy(next))
     }
 
     /// Does the same to every table, all at once: for each change of a slot the kernel waits for the programs that
@@ -342,6 +349,11 @@ impl Tables {
             })
         })
     }
+}
+
+/// The slots that are not used, in the order in which they are taken.
+fn idle(used: &[u32]) -> impl Iterator<Item = u32> {
+    (0..schema::SLOTS).filter(|slot| !used.contains(slot))
 }
 
 fn info_of(compiled: &Compiled) -> GenerationInfo {

@@ -117,22 +117,16 @@ fn candidates<'a>(policy: &'a Policy, names: &Resolved) -> BTreeMap<IpAddr, Vec<
     all
 }
 
-/// Those of the addresses that a zone claims exactly in its `cidrs`, with the zone. One pass over all prefixes.
+/// Those of the addresses that a zone claims exactly in its `cidrs`, with the zone.
 fn literal<'a>(
     policy: &'a Policy,
     addresses: &BTreeMap<IpAddr, Vec<Claim<'_>>>,
 ) -> BTreeMap<IpAddr, (&'a str, Place)> {
-    let mut found = BTreeMap::new();
-    if addresses.is_empty() {
-        return found;
-    }
-    for (zone, members) in &policy.zones {
-        for cidr in &members.cidrs {
-            let alone = cidr.value.prefix_len() == cidr.value.max_prefix_len();
-            if alone && addresses.contains_key(&cidr.value.addr()) {
-                found.entry(cidr.value.addr()).or_insert((zone.as_str(), cidr.place));
-            }
-        }
-    }
-    found
+    let claimed = |address: &IpAddr| {
+        let alone = IpNet::from(*address);
+        let (zone, members) = policy.zones.get_key_value(policy.index.exactly(alone)?)?;
+        let place = members.cidrs.iter().find(|cidr| cidr.value == alone)?.place;
+        Some((*address, (zone.as_str(), place)))
+    };
+    addresses.keys().filter_map(claimed).collect()
 }

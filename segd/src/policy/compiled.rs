@@ -20,11 +20,11 @@ pub struct Compiled {
     /// Whether live flows go on that this policy denies.
     pub keep_revoked: bool,
     /// Exact addresses (/32 and /128).
-    pub hosts: Arc<[(Addr, PeerZone)]>,
+    pub hosts: Arc<Vec<(Addr, PeerZone)>>,
     /// IPv4 prefixes: length 0 to 31, address in network order with host bits zero.
-    pub prefixes4: Arc<[(u8, [u8; 4], PeerZone)]>,
+    pub prefixes4: Arc<Vec<(u8, [u8; 4], PeerZone)>>,
     /// IPv6 prefixes: length 0 to 127, address in network order with host bits zero.
-    pub prefixes6: Arc<[(u8, [u8; 16], PeerZone)]>,
+    pub prefixes6: Arc<Vec<(u8, [u8; 16], PeerZone)>>,
     /// Prefix length in bits, key, entry; `expires` in nanoseconds since the Unix epoch.
     pub policy: Vec<(u32, PolicyKey, PolicyEntry)>,
     /// Prefix length in bits, key, service.

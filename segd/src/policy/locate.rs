@@ -10,9 +10,9 @@ use super::builtin::{BUILT_IN_PREFIXES, built_in_name};
 use super::claims::{Claim, claims};
 use super::model::Policy;
 use super::resolved::Resolved;
-use super::source::{Place, Placed};
+use super::source::Place;
 
-/// Where every address belongs. For people, not for packets: a look-up passes over all prefixes.
+/// Where every address belongs. For people, not for packets.
 pub(crate) struct Atlas<'a> {
     policy: &'a Policy,
     named: BTreeMap<IpAddr, Claim<'a>>,
@@ -23,8 +23,6 @@ pub(crate) struct Atlas<'a> {
 pub(crate) struct Located<'a> {
     pub(crate) zone: &'a str,
     pub(crate) by: By<'a>,
-    /// Where that is written; none: it is built in, or nothing.
-    pub(crate) place: Option<Place>,
 }
 
 /// What puts an address into its zone.
@@ -46,18 +44,28 @@ impl<'a> Atlas<'a> {
     /// The zone of an address.
     pub(crate) fn locate(&self, address: IpAddr) -> Located<'a> {
         let address = address.to_canonical();
-        if let Some(Claim { zone, name, place, .. }) = self.named.get(&address) {
-            return Located { zone, by: By::Name(name), place: Some(*place) };
+        if let Some(Claim { zone, name, .. }) = self.named.get(&address) {
+            return Located { zone, by: By::Name(name) };
         }
-        let members = self.policy.zones.iter().flat_map(|(name, zone)| {
-            let located = |c: Placed<IpNet>| (name.as_str(), c.value, Some(c.place));
-            zone.cidrs.iter().map(located)
+        let member = self.policy.index.longest(address).and_then(|(net, zone)| {
+            let (name, _) = self.policy.zones.get_key_value(zone)?;
+            Some((name.as_str(), net))
         });
-        let built_in = BUILT_IN_PREFIXES.iter().map(|(net, id)| (built_in_name(*id), *net, None));
-        let holding = members.chain(built_in).filter(|(_, net, _)| net.contains(&address));
-        match holding.max_by_key(|(_, net, _)| net.prefix_len()) {
-            Some((zone, prefix, place)) => Located { zone, by: By::Prefix(prefix), place },
-            None => Located { zone: "unknown", by: By::Nothing, place: None },
+        let built_in = BUILT_IN_PREFIXES.iter().map(|(net, id)| (built_in_name(*id), *net));
+        let holding = member.into_iter().chain(built_in.filter(|(_, net)| net.contains(&address)));
+        match holding.max_by_key(|(_, net)| net.prefix_len()) {
+            Some((zone, prefix)) => Located { zone, by: By::Prefix(prefix) },
+            None => Located { zone: "unknown", by: By::Nothing },
+        }
+    }
+
+    /// Where that is written; none: it is built in, or nothing.
+    pub(crate) fn place(&self, located: &Located<'_>) -> Option<Place> {
+        let zone = self.policy.zones.get(located.zone)?;
+        match located.by {
+            By::Nothing => None,
+            By::Prefix(net) => zone.cidrs.iter().find(|c| c.value == net).map(|c| c.place),
+            By::Name(name) => zone.names.iter().find(|n| n.value == name).map(|n| n.place),
         }
     }
 
@@ -120,9 +128,7 @@ pub(crate) fn with_stand_ins(policy: &Policy, names: &Resolved) -> Resolved {
 }
 
 fn is_claimed(policy: &Policy, atlas: &Atlas<'_>, address: IpAddr) -> bool {
-    let alone = IpNet::from(address);
-    atlas.named.contains_key(&address)
-        || policy.zones.values().any(|z| z.cidrs.iter().any(|c| c.value == alone))
+    atlas.named.contains_key(&address) || policy.index.exactly(IpNet::from(address)).is_some()
 }
 
 /// Whether an address only stands in for names without one.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::canary::Canary;
 pub use super::guard::{Guard, Probe};
+use super::index::Index;
 use super::members::Cidrs;
 use super::ports::PortSpec;
 use super::source::{Place, Placed, Sources};
@@ -32,6 +33,8 @@ pub struct Policy {
     pub rollouts: Vec<Rollout>,
     /// `[[test]]`, in file order.
     pub tests: Vec<Test>,
+    /// The prefixes of all zones.
+    pub(crate) index: Arc<Index>,
 }
 
 /// `[zone.NAME]`.

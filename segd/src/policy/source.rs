@@ -1,11 +1,14 @@
 //! The text of the files that a policy or a configuration came from, and places in it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use sha2::{Digest, Sha256};
+
+use crate::pages;
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,9 @@ pub struct Placed<T> {
     /// Where it is written.
     pub place: Place,
 }
+
+/// Bytes that take a millisecond to hash.
+const LONG: usize = 1 << 20;
 
 /// Files that cannot be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -161,8 +167,8 @@ impl Sources {
 
     fn lines(&self) -> &[Box<[u32]>] {
         let of = |file: &SourceFile| {
-            let ends = file.text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
-            ends.map(|(n, _)| u32::try_from(n + 1).unwrap_or(u32::MAX)).collect()
+            let ends = memchr::memchr_iter(b'\n', file.text.as_bytes());
+            ends.map(|n| u32::try_from(n + 1).unwrap_or(u32::MAX)).collect()
         };
         self.lines.get_or_init(|| self.files.iter().map(of).collect())
     }
@@ -171,6 +177,15 @@ impl Sources {
     #[must_use]
     pub fn file_line(&self, place: Place) -> String {
         format!("{}:{}", self.name(place), self.line_column(place).0)
+    }
+
+    /// Has a thread work out the hash of long texts; [`Self::hash`] waits for it.
+    pub(crate) fn hash_meanwhile(self: &Arc<Self>) {
+        let sources = Arc::clone(self);
+        if self.size() >= LONG {
+            // Without a thread whoever needs it does it.
+            let _ = thread::Builder::new().name("hash".to_owned()).spawn(move || sources.hash());
+        }
     }
 
     /// SHA-256, in hex, of what the files hold. Their order counts, their names do not.
@@ -188,8 +203,17 @@ impl Sources {
     }
 }
 
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    // With room to find that it ends there.
+    let mut bytes = pages::vec_with_capacity(length.saturating_add(64));
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn read(path: &Path) -> Result<SourceFile, ReadError> {
-    let bytes = fs::read(path).map_err(|error| ReadError::Io { path: path.to_owned(), error })?;
+    let bytes = contents(path).map_err(|error| ReadError::Io { path: path.to_owned(), error })?;
     let text = String::from_utf8(bytes)
         .map_err(|e| ReadError::NotUtf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })?;
     Ok(SourceFile { name: path.display().to_string(), text })

@@ -1,7 +1,5 @@
 //! Looks decisions up in [`Compiled`] as the kernel looks them up in its maps.
 
-use std::collections::BTreeSet;
-
 use segd_common::addr::Addr;
 use segd_common::decide::View;
 use segd_common::id::{ServiceId, ZoneId};
@@ -28,17 +26,23 @@ impl<'a> Tables<'a> {
         Self {
             compiled,
             now,
-            lengths4: longest_first(compiled.prefixes4.iter().map(|p| p.0)),
-            lengths6: longest_first(compiled.prefixes6.iter().map(|p| p.0)),
-            policy_lengths: longest_first(compiled.policy.iter().map(|p| p.0)),
-            service_lengths: longest_first(compiled.services.iter().map(|p| p.0)),
-            failsafe_lengths: longest_first(compiled.failsafes.iter().map(|p| p.0)),
+            lengths4: longest_first(&compiled.prefixes4, |p| p.0),
+            lengths6: longest_first(&compiled.prefixes6, |p| p.0),
+            policy_lengths: longest_first(&compiled.policy, |p| p.0),
+            service_lengths: longest_first(&compiled.services, |p| p.0),
+            failsafe_lengths: longest_first(&compiled.failsafes, |p| p.0),
         }
     }
 }
 
-fn longest_first<T: Ord>(lengths: impl Iterator<Item = T>) -> Vec<T> {
-    lengths.collect::<BTreeSet<_>>().into_iter().rev().collect()
+/// The lengths that occur in a table sorted by length.
+fn longest_first<T, L: Copy + Ord>(mut table: &[T], length: impl Fn(&T) -> L) -> Vec<L> {
+    let mut lengths = Vec::new();
+    while let Some(longest) = table.last().map(&length) {
+        lengths.push(longest);
+        table = table.get(..table.partition_point(|entry| length(entry) < longest)).unwrap_or_default();
+    }
+    lengths
 }
 
 /// The first `len` bits, the others zero.

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use toml::value::{Datetime, Offset as TomlOffset};
 
 use super::diagnostics::{Diagnostics, suggest};
+use super::lift::Cuts;
 use super::source::{Place, Placed, Sources};
 
 /// Longest text of an owner, reason, description or label, in characters.
@@ -23,15 +24,18 @@ pub(crate) struct Walk {
     pub(crate) found: Diagnostics,
     /// Names of files with syntax errors: some of what they say is not known.
     pub(crate) broken: Vec<String>,
+    /// What was taken out of the text that is walked through.
+    pub(crate) cuts: Cuts,
 }
 
 impl Walk {
     pub(crate) fn new(sources: &Arc<Sources>) -> Self {
-        Self { file: 0, found: Diagnostics::new(Arc::clone(sources)), broken: Vec::new() }
+        let found = Diagnostics::new(Arc::clone(sources));
+        Self { file: 0, found, broken: Vec::new(), cuts: Cuts::default() }
     }
 
     pub(crate) fn place(&self, span: Range<usize>) -> Place {
-        Place { file: self.file, start: span.start, end: span.end }
+        Place { file: self.file, start: self.cuts.whole(span.start), end: self.cuts.whole(span.end) }
     }
 
     /// Parses file number `file`; what is wrong with its syntax is reported, and what could be read goes to

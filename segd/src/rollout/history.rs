@@ -1,9 +1,15 @@
 //! The policies that were in force, for `segd rollback`: one file each, `generations/N.json` in the state directory.
+//! Long lists of prefixes in their zone files are kept apart and once, see [`texts`].
+
+mod texts;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use texts::{KeptList, Texts};
 
 use crate::control::api::ModeOverride;
 use crate::policy::Sources;
@@ -29,8 +35,11 @@ pub struct Record {
     pub by: Option<u32>,
     /// What it was made for, in words.
     pub why: String,
-    /// The zone files as (name, text), in the order in which they are merged.
+    /// The zone files as (name, text), in the order in which they are merged; in the file without `lists`.
     pub files: Vec<(String, String)>,
+    /// What is kept apart; none in a record that was loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<KeptList>,
     /// [`Sources::hash`] of the files.
     pub hash: String,
     /// What `segd mode` had set, in the order in which it counts.
@@ -38,27 +47,19 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of zone files.
+    /// Of zone files with this [`Sources::hash`], which [`History::save`] adds.
     #[must_use]
     pub fn new(
         generation: u32,
         made_at: Timestamp,
         by: Option<u32>,
         why: impl Into<String>,
-        sources: &Sources,
+        hash: String,
         overrides: Vec<ModeOverride>,
     ) -> Self {
-        let files = sources.files().iter().map(|file| (file.name.clone(), file.text.clone())).collect();
-        Self {
-            generation,
-            previous: None,
-            made_at,
-            by,
-            why: why.into(),
-            files,
-            hash: sources.hash(),
-            overrides,
-        }
+        let why = why.into();
+        let (files, lists) = (Vec::new(), Vec::new());
+        Self { generation, previous: None, made_at, by, why, files, lists, hash, overrides }
     }
 
     /// The zone files.
@@ -102,9 +103,10 @@ pub struct Listing {
 }
 
 /// The former policies of a state directory.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct History {
     dir: StateDir,
+    texts: Mutex<Texts>,
 }
 
 impl History {
@@ -113,15 +115,44 @@ impl History {
     /// # Errors
     /// It cannot be written.
     pub fn open(state_dir: &Path) -> Result<Self, HistoryError> {
-        Ok(Self { dir: StateDir::open(&state_dir.join(DIR))? })
+        Ok(Self { dir: StateDir::open(&state_dir.join(DIR))?, texts: Mutex::default() })
     }
 
-    /// Keeps a record; one of the same generation is replaced. After a crash it is there as a whole or not at all.
+    /// Keeps a record with its zone files; one of the same generation is replaced. After a crash it is there as a whole
+    /// or not at all.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&self, record: &Record) -> Result<(), HistoryError> {
-        Ok(self.dir.save(&name(record.generation), record)?)
+    pub fn save(&self, mut record: Record, sources: &Sources) -> Result<(), HistoryError> {
+        let (files, lists) = self.texts().keep(&self.dir, record.generation, sources)?;
+        (record.files, record.lists) = (files, lists);
+        Ok(self.dir.save(&name(record.generation), &record)?)
+    }
+
+    /// Keeps a record with the zone files of another one, without reading them.
+    ///
+    /// # Errors
+    /// It cannot be written, or the other one is not there.
+    pub fn save_like(&self, mut record: Record, other: u32) -> Result<(), HistoryError> {
+        let stored: Option<Record> = self.dir.load(&name(other))?;
+        let Record { files, lists, hash, .. } = stored.ok_or_else(|| self.missing(other))?;
+        if hash != record.hash {
+            return Err(HistoryError::Altered(self.dir.path(&name(other))));
+        }
+        self.texts().used(record.generation, &lists);
+        (record.files, record.lists) = (files, lists);
+        Ok(self.dir.save(&name(record.generation), &record)?)
+    }
+
+    fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missing(&self, generation: u32) -> HistoryError {
+        match self.generations() {
+            Ok(available) => HistoryError::Missing { generation, available },
+            Err(error) => error,
+        }
     }
 
     /// Generations that are kept, the newest first; whether their files are sound is not looked at.
@@ -134,7 +165,7 @@ impl History {
         Ok(all)
     }
 
-    /// Everything that is kept.
+    /// Everything that is kept, without the zone files.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -142,7 +173,8 @@ impl History {
         let mut listing = Listing::default();
         for generation in self.generations()? {
             match self.read(generation) {
-                Ok(Some(record)) => listing.records.push(record),
+                // There may be many.
+                Ok(Some(record)) => listing.records.push(Record { files: Vec::new(), ..record }),
                 Ok(None) => {}
                 Err(error) => listing.damaged.push((generation, error)),
             }
@@ -155,15 +187,13 @@ impl History {
     /// # Errors
     /// It is not there, or not as it was written.
     pub fn load(&self, generation: u32) -> Result<Record, HistoryError> {
-        match self.read(generation)? {
-            Some(record) => Ok(record),
-            None => Err(HistoryError::Missing { generation, available: self.generations()? }),
-        }
+        self.read(generation)?.ok_or_else(|| self.missing(generation))
     }
 
     fn read(&self, generation: u32) -> Result<Option<Record>, HistoryError> {
         let name = name(generation);
-        let Some(record) = self.dir.load::<Record>(&name)? else { return Ok(None) };
+        let Some(mut record) = self.dir.load::<Record>(&name)? else { return Ok(None) };
+        texts::put_back(&self.dir, &mut record)?;
         if record.generation != generation || record.sources().hash() != record.hash {
             return Err(HistoryError::Altered(self.dir.path(&name)));
         }
@@ -189,6 +219,8 @@ impl History {
         for generation in &old {
             self.dir.remove(&name(*generation))?;
         }
+        let kept = self.generations()?;
+        self.texts().prune(&self.dir, &kept)?;
         Ok(old)
     }
 }
@@ -204,77 +236,4 @@ fn generation(file: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use segd_common::traffic::Mode;
-
-    use super::*;
-
-    fn record(generation: u32) -> Record {
-        let text = format!("# {generation} ü\n");
-        let sources = Sources::from_texts([("/etc/segd/zones/a.toml", text.as_str()), ("b.toml", "")]);
-        let overrides = vec![ModeOverride {
-            mode: Mode::Enforce,
-            subject: Some("orders".into()),
-            service: None,
-            direction: None,
-            set_by: 0,
-            set_at: Timestamp::UNIX_EPOCH,
-        }];
-        Record::new(generation, Timestamp::UNIX_EPOCH, Some(1000), "apply", &sources, overrides)
-    }
-
-    #[test]
-    fn what_was_saved_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let history = History::open(dir.path()).unwrap();
-        for generation in [9, 10, 7] {
-            history.save(&record(generation)).unwrap();
-        }
-        assert_eq!(history.load(10).unwrap(), record(10));
-        assert_eq!(history.load(10).unwrap().sources().files()[0].text, "# 10 ü\n");
-        let listing = history.list().unwrap();
-        assert_eq!(listing.records, [record(10), record(9), record(7)]);
-        assert!(listing.damaged.is_empty());
-        assert_eq!(history.load(8).unwrap_err().to_string(), "generation 8 is not kept; there are 10, 9, 7");
-    }
-
-    #[test]
-    fn damage_is_told_and_costs_only_what_is_damaged() {
-        let dir = tempfile::tempdir().unwrap();
-        let history = History::open(dir.path()).unwrap();
-        for generation in 1..=4 {
-            history.save(&record(generation)).unwrap();
-        }
-        let at = |name: &str| dir.path().join("generations").join(name);
-        fs::write(at("1.json"), "{").unwrap();
-        let changed = fs::read_to_string(at("2.json")).unwrap().replace("# 2", "# 3");
-        fs::write(at("2.json"), changed).unwrap();
-        fs::copy(at("3.json"), at("5.json")).unwrap();
-        for stranger in [".6.json.new", "06.json", "x.json", "7.txt"] {
-            fs::write(at(stranger), "").unwrap();
-        }
-        let listing = history.list().unwrap();
-        assert_eq!(listing.records, [record(4), record(3)]);
-        let damaged: Vec<_> = listing.damaged.iter().map(|(n, error)| format!("{n} {error}")).collect();
-        assert!(damaged[0].starts_with("5 ") && damaged[0].contains("5.json was changed"), "{damaged:?}");
-        assert!(damaged[1].starts_with("2 ") && damaged[1].contains("2.json was changed"), "{damaged:?}");
-        assert!(damaged[2].starts_with("1 ") && damaged[2].contains("is damaged"), "{damaged:?}");
-        assert_eq!(damaged.len(), 3);
-        assert!(history.load(1).is_err() && history.load(2).is_err());
-    }
-
-    #[test]
-    fn the_newest_and_the_protected_stay() {
-        let dir = tempfile::tempdir().unwrap();
-        let history = History::open(dir.path()).unwrap();
-        assert_eq!(history.prune(KEEP, &[]).unwrap(), [0; 0]);
-        for generation in 1..=14 {
-            history.save(&record(generation)).unwrap();
-        }
-        assert_eq!(history.prune(KEEP, &[2, 14, 99]).unwrap(), [1, 3, 4]);
-        assert_eq!(history.generations().unwrap(), [14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 2]);
-        assert_eq!(history.prune(KEEP, &[]).unwrap(), [2]);
-    }
-}
+mod tests;

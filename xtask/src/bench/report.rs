@@ -177,9 +177,10 @@ fn others(samples: &Samples) {
             }
             let unit = if sample.unit == "1" { "" } else { &sample.unit };
             let Figure { median, least, most } = figure;
+            let load = if load.is_empty() { String::new() } else { format!(", {load}") };
             let title = subject.title();
             say!(
-                "  {part}, {title}: {metric} {} {unit} ({} to {})",
+                "  {part}, {title}{load}: {metric} {} {unit} ({} to {})",
                 short(median),
                 short(least),
                 short(most)

@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use segd_common::flow::Owner;
 use segd_common::id::{RuleId, SubjectId, ZoneId};
@@ -17,7 +18,7 @@ fn compiled(expires: u64) -> Compiled {
     let key = |port| PolicyKey::new(HOST, PEER, Direction::Outbound, protocol::TCP, port);
     Compiled {
         host: HOST,
-        prefixes4: [(8, [10, 0, 0, 0], PeerZone::plain(PEER))].into(),
+        prefixes4: Arc::new(vec![(8, [10, 0, 0, 0], PeerZone::plain(PEER))]),
         policy: vec![
             (PolicyKey::ANY_PEER, PolicyKey { subject: HOST, ..zero() }, entry(RuleId::NONE, 0)),
             (PolicyKey::BITS, key(443), entry(RuleId(1), expires)),

@@ -4,15 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use segd_common::addr::Addr;
 use segd_common::id::ZoneId;
 use segd_common::table::PeerZone;
 
+use crate::pages;
 use crate::policy::builtin::{BUILT_IN_PREFIXES, PEER_ZONES, built_in_name};
 use crate::policy::claims::claims;
 use crate::policy::compiled::Compiled;
+use crate::policy::index::{Entry4, Entry6, Index};
 use crate::policy::model::Policy;
 use crate::policy::resolved::Resolved;
 
@@ -48,6 +51,9 @@ impl<'a> Peer<'a> {
 /// Prefixes, each with the peers that are in it as far as no longer one says otherwise.
 pub(super) struct Parts<'a> {
     peers: Vec<Peer<'a>>,
+    /// The zones' own prefixes, if they are not among the following, with the number of the peer of each zone.
+    members: Option<(&'a Index, Vec<u32>)>,
+    /// What counts more than those.
     four: Family<u32>,
     six: Family<u128>,
 }
@@ -117,6 +123,14 @@ impl<'a> Parts<'a> {
         u32::try_from(self.peers.len() - 1).unwrap_or(0)
     }
 
+    /// Puts the zones' own prefixes among the others.
+    fn settle_members(&mut self) {
+        if let Some((index, numbers)) = self.members.take() {
+            self.four = merged4((index.four(), &numbers), &self.four, |len, ip, peer| (len, ip, peer));
+            self.six = merged6((index.six(), &numbers), &self.six, |len, ip, peer| (len, ip, peer));
+        }
+    }
+
     /// Cuts at the ends of the cohorts' prefixes too.
     fn cut(&mut self, cohorts: &[Cohort<'_>]) {
         let unknown = self.number(Peer::plain("unknown"));
@@ -174,7 +188,7 @@ impl<'a> Parts<'a> {
 /// The prefixes that hold an address lie within each other. So the longest of them lies within all zones' prefixes and
 /// all cohorts' that hold the address, and what holds for it holds for the address.
 pub(super) fn parts<'a>(policy: &'a Policy, names: &Resolved, cohorts: &[Cohort<'_>]) -> Parts<'a> {
-    let mut parts = Parts { peers: Vec::new(), four: Vec::new(), six: Vec::new() };
+    let mut parts = Parts { peers: Vec::new(), members: None, four: Vec::new(), six: Vec::new() };
     // What comes later counts: a zone's own prefix more than its names, and what is built in more than all.
     let mut zones: BTreeMap<&str, u32> = BTreeMap::new();
     for zone in policy.zones.keys() {
@@ -185,22 +199,69 @@ pub(super) fn parts<'a>(policy: &'a Policy, names: &Resolved, cohorts: &[Cohort<
         let number = zones.get(claim.zone).copied().unwrap_or(0);
         parts.push(IpNet::from(address), number);
     }
-    for (zone, members) in &policy.zones {
-        let number = zones.get(zone.as_str()).copied().unwrap_or(0);
-        parts.four.extend(members.cidrs.four().map(|(address, len)| (len, address, number)));
-        let six = members.cidrs.six().map(|net| (net.prefix_len(), net.addr().into(), number));
-        parts.six.extend(six);
-    }
     for (net, id) in BUILT_IN_PREFIXES {
         let number = parts.number(Peer::plain(built_in_name(id)));
         parts.push(net, number);
     }
     settle(&mut parts.four);
     settle(&mut parts.six);
+    let numbers = policy.index.zones().map(|zone| zones.get(zone).copied().unwrap_or(0)).collect();
+    parts.members = Some((&policy.index, numbers));
     if !cohorts.is_empty() {
+        parts.settle_members();
         parts.cut(cohorts);
     }
     parts
+}
+
+/// A sorted list with the key that it is sorted by, and what becomes of its entries.
+type Source<'l, E, Key, Make> = (&'l [E], Key, Make);
+
+/// Entries of two sorted lists in the order of their keys; of those with equal keys the second list's.
+fn merged<E, O, K: Ord, T>(
+    (mut first, key, make): Source<'_, E, impl Fn(&E) -> K, impl Fn(&E) -> T>,
+    (second, other_key, make_other): Source<'_, O, impl Fn(&O) -> K, impl Fn(&O) -> T>,
+) -> Vec<T> {
+    let mut all = pages::vec_with_capacity(first.len() + second.len());
+    for other in second {
+        let wanted = other_key(other);
+        let (before, after) = first.split_at(first.partition_point(|entry| key(entry) < wanted));
+        all.extend(before.iter().map(&make));
+        let same = after.first().is_some_and(|entry| key(entry) == wanted);
+        first = if same { after.get(1..).unwrap_or_default() } else { after };
+        all.push(make_other(other));
+    }
+    all.extend(first.iter().map(make));
+    all
+}
+
+/// The IPv4 prefixes of an index and others, each made from length, address and the number of its peer.
+fn merged4<T>(
+    (index, numbers): (&[Entry4], &[u32]),
+    others: &[(u8, u32, u32)],
+    make: impl Fn(u8, u32, u32) -> T,
+) -> Vec<T> {
+    let number = |zone: u32| numbers.get(zone as usize).copied().unwrap_or(0);
+    let key = |entry: &Entry4| {
+        let (len, ip, _) = entry.parts();
+        (len, ip)
+    };
+    let of_index = |entry: &Entry4| {
+        let (len, ip, zone) = entry.parts();
+        make(len, ip, number(zone))
+    };
+    merged((index, key, of_index), (others, |o| (o.0, o.1), |o| make(o.0, o.1, o.2)))
+}
+
+/// As [`merged4`].
+fn merged6<T>(
+    (index, numbers): (&[Entry6], &[u32]),
+    others: &[(u8, u128, u32)],
+    make: impl Fn(u8, u128, u32) -> T,
+) -> Vec<T> {
+    let number = |zone: u32| numbers.get(zone as usize).copied().unwrap_or(0);
+    let of_index = |entry: &Entry6| make(entry.0, entry.1, number(entry.2));
+    merged((index, |e| (e.0, e.1), of_index), (others, |o| (o.0, o.1), |o| make(o.0, o.1, o.2)))
 }
 
 /// The peers that need entries of their own: every zone, and every part of one that is in a cohort.
@@ -230,12 +291,19 @@ pub(super) fn fill(
 ) {
     let numbers: Vec<PeerZone> = parts.peers.iter().map(number).collect();
     let number = |peer: u32| numbers.get(peer as usize).copied().unwrap_or(PeerZone::plain(ZoneId::UNKNOWN));
+    let (index4, index6, zones) = match &parts.members {
+        Some((index, numbers)) => (index.four(), index.six(), &numbers[..]),
+        None => (&[][..], &[][..], &[][..]),
+    };
+    // Whole addresses come last.
     let four = parts.four.split_at(parts.four.partition_point(|(len, ..)| *len < 32));
     let six = parts.six.split_at(parts.six.partition_point(|(len, ..)| *len < 128));
-    let hosts4 = four.1.iter().map(|(_, ip, peer)| (Addr::from(ip.ip()), number(*peer)));
-    let hosts6 = six.1.iter().map(|(_, ip, peer)| (Addr::from(ip.ip()), number(*peer)));
+    let index4 = index4.split_at(index4.partition_point(|entry| entry.parts().0 < 32));
+    let index6 = index6.split_at(index6.partition_point(|(len, ..)| *len < 128));
+    let hosts4 = merged4((index4.1, zones), four.1, |_, ip, peer| (Addr::from(ip.ip()), number(peer)));
+    let hosts6 = merged6((index6.1, zones), six.1, |_, ip, peer| (Addr::from(ip.ip()), number(peer)));
     let own = own_addresses.iter().map(|ip| (Addr::from(*ip), PeerZone::plain(ZoneId::LOOPBACK)));
-    let mut hosts: Vec<(Addr, PeerZone)> = hosts6.chain(hosts4).chain(own).collect();
+    let mut hosts: Vec<(Addr, PeerZone)> = hosts6.into_iter().chain(hosts4).chain(own).collect();
     hosts.sort_by_key(|(address, _)| *address);
     hosts.dedup_by(|later, earlier| {
         let same = later.0 == earlier.0;
@@ -244,7 +312,9 @@ pub(super) fn fill(
         }
         same
     });
-    out.hosts = hosts.into();
-    out.prefixes4 = four.0.iter().map(|(len, net, peer)| (*len, net.to_be_bytes(), number(*peer))).collect();
-    out.prefixes6 = six.0.iter().map(|(len, net, peer)| (*len, net.to_be_bytes(), number(*peer))).collect();
+    out.hosts = Arc::new(hosts);
+    let prefix4 = |len, ip: u32, peer| (len, ip.to_be_bytes(), number(peer));
+    out.prefixes4 = Arc::new(merged4((index4.0, zones), four.0, prefix4));
+    let prefix6 = |len, ip: u128, peer| (len, ip.to_be_bytes(), number(peer));
+    out.prefixes6 = Arc::new(merged6((index6.0, zones), six.0, prefix6));
 }

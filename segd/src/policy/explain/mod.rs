@@ -217,7 +217,7 @@ fn party(policy: &Policy, names: &Resolved, atlas: &Atlas<'_>, text: &str) -> Re
         prefix,
         name,
         resolved: !is_stand_in(names, &located, address),
-        place: located.place.map(|p| policy.sources.file_line(p)),
+        place: atlas.place(&located).map(|p| policy.sources.file_line(p)),
         named,
     })
 }

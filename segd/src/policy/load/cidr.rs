@@ -54,6 +54,9 @@ fn as_v4_mapped(net: IpNet) -> Option<IpNet> {
 
 /// Prefixes that two zones claim, that one claims twice, or that are the built-in zones' own.
 pub(super) fn check(walk: &mut Walk, policy: &Policy) {
+    if !policy.index.has_conflicts() {
+        return;
+    }
     let mut all: Vec<(IpNet, Place, &str)> = Vec::new();
     for (name, zone) in &policy.zones {
         all.extend(zone.cidrs.iter().map(|c| (c.value, c.place, name.as_str())));

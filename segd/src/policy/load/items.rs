@@ -1,5 +1,7 @@
 //! Zones, services, rules, rollouts and tests, one table at a time.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use segd_common::traffic::{Direction, Mode};
 use toml::Spanned;
@@ -11,6 +13,7 @@ use super::dns::dns_name;
 use super::guard::guard;
 use crate::policy::builtin::is_built_in;
 use crate::policy::ids::OTHER_SERVICE;
+use crate::policy::members::Cidrs;
 use crate::policy::model::{Policy, Rollout, Rule, Service, ServiceRef, Test, Zone};
 use crate::policy::ports::{PortSpec, reserved_word};
 use crate::policy::source::{Place, Placed};
@@ -52,14 +55,13 @@ pub(super) fn zones(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {
             Section::new(walk, head, place, table, &["description", "owner", "cidrs", "names"], &[]);
         let description = section.text(walk, "description");
         let owner = section.text(walk, "owner");
-        let members = section.strings(walk, "cidrs", &format!("zone `{name}` has no members"));
+        let cidrs = cidrs(walk, &section, name);
         let names = section.strings(walk, "names", &format!("zone `{name}` has no names"));
         if section.value("cidrs").is_none() && section.value("names").is_none() {
             let message = format!("zone `{name}` has no members: `cidrs` and `names` are missing");
             walk.found.error(place, message).help("add `cidrs = [\"10.20.0.0/16\"]`");
         }
         let names = names.unwrap_or_default().into_iter().filter_map(|t| dns_name(walk, t)).collect();
-        let cidrs = members.unwrap_or_default().iter().filter_map(|t| parse_cidr(walk, t)).collect();
         if let Some(first) = policy.zones.get(name) {
             let message = format!("zone `{name}` is defined twice");
             walk.found.conflict(place, message, first.place, "first defined here");
@@ -67,6 +69,16 @@ pub(super) fn zones(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {
             policy.zones.insert(name.to_owned(), Zone { description, owner, cidrs, names, place });
         }
     }
+}
+
+/// The prefixes of a zone.
+fn cidrs(walk: &mut Walk, section: &Section<'_>, name: &str) -> Cidrs {
+    let at = section.value("cidrs").map(|value| value.span().start);
+    if let Some((base, list)) = at.and_then(|at| walk.cuts.list(at)) {
+        return Cidrs::at(walk.file, base, Arc::clone(list));
+    }
+    let members = section.strings(walk, "cidrs", &format!("zone `{name}` has no members"));
+    members.unwrap_or_default().iter().filter_map(|t| parse_cidr(walk, t)).collect()
 }
 
 pub(super) fn services(walk: &mut Walk, value: Value<'_>, policy: &mut Policy) {

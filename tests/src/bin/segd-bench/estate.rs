@@ -73,6 +73,12 @@ pub(crate) fn zone_file(pair: &Pair, size: Size, enforce: bool, changed: usize) 
     text
 }
 
+/// A zone file to lie beside that of [`zone_file`]: a zone of so many addresses, which are others with another salt.
+pub(crate) fn beside_zone(salt: usize, addresses: usize) -> String {
+    let all: Vec<String> = (0..addresses).map(|n| format!("\"240.0.{salt}.{n}/32\"")).collect();
+    format!("[zone.beside]\ncidrs = [{}]\n", all.join(", "))
+}
+
 /// The rule that the loads go by.
 fn measured_rule(text: &mut String) {
     let service = |load: Load| {

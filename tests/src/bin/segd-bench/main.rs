@@ -49,10 +49,10 @@ struct Options {
     #[arg(long, default_value_t = 7)]
     rounds: u32,
     /// How long a load is measured.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.7)]
     seconds: f64,
     /// How long it runs before that.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.2)]
     warm_up: f64,
     /// Numbers of prefixes.
     #[arg(long, value_delimiter = ',', default_value = "10,10000,1000000")]

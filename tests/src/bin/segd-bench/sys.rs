@@ -121,6 +121,20 @@ pub(crate) fn lookup(map: &OwnedFd, key: u32) -> io::Result<Option<u32>> {
     }
 }
 
+/// The largest value that [`lookup_bytes`] can take.
+pub(crate) const LARGEST: usize = 64;
+
+/// The value of a map with 32-bit keys, with zeroes behind it; `None` where there is none.
+pub(crate) fn lookup_bytes(map: &OwnedFd, key: u32) -> io::Result<Option<[u8; LARGEST]>> {
+    let mut value = [0; LARGEST];
+    let mut attr = [u64::from(number(map)), &raw const key as u64, value.as_mut_ptr() as u64, 0];
+    match bpf(MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Inserts all entries with one call.
 pub(crate) fn update_batch<K, V>(map: &impl AsRawFd, keys: &[K], values: &[V]) -> io::Result<()> {
     let count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;

@@ -2,13 +2,15 @@
 //! takes, and what memory it costs. Beside it, the same entries put into bare maps.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::maps::MapData;
 use aya::maps::lpm_trie::Key;
 use segd::policy::ids::Registry;
@@ -17,7 +19,7 @@ use segd_common::schema;
 use segd_tests::Agent;
 
 use crate::Options;
-use crate::estate::{CLIENT, Size, zone_file};
+use crate::estate::{CLIENT, Size, beside_zone, zone_file};
 use crate::pair::Pair;
 use crate::record::{Sample, progress};
 use crate::traffic::load;
@@ -31,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// How many entries a small change touches.
 const CHANGED: usize = 10;
 
+/// Prefixes of the policy before the large one.
+const LITTLE: usize = 10;
+
 /// BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE and BPF_MAP_TYPE_ARRAY_OF_MAPS of include/uapi/linux/bpf.h.
 const HASH: u32 = 1;
 const TRIE: u32 = 11;
@@ -38,60 +43,126 @@ const ARRAY_OF_MAPS: u32 = 12;
 /// BPF_F_NO_PREALLOC, which tries must have.
 const NO_PREALLOC: u32 = 1;
 
+/// The million prefixes come into force in an agent that holds a small policy; then ten of them change again and again,
+/// in the file that holds them all or in another one beside it. The clock runs from the call of `segd apply` until the
+/// kernel judges by the new tables, and until the command ends. Zone files are on the disk before.
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
 pub(crate) fn measure(options: &Options) -> Result<()> {
     let pair = Pair::new("bench-tables")?;
     let size = Size { prefixes: options.largest(), rules: options.typical().rules };
     let texts = [0, CHANGED].map(|changed| zone_file(&pair, size, true, changed));
-    let slab = unreclaimable()?;
-    let begun = Instant::now();
+    let little = zone_file(&pair, Size { prefixes: LITTLE, ..size }, true, 0);
     let builder = pair.client.agent().zone(CLIENT).patience(PATIENCE);
-    let mut agent = builder.zones(&texts[0]).start()?;
-    let started = begun.elapsed();
+    let mut agent = builder.zones(&little).start()?;
+    let beside = agent.builder().zone_dir().join("beside.toml");
+    keep(&beside, &beside_zone(0, CHANGED))?;
+    let switch = Switch::of(&agent)?;
+    switch.apply(&agent)?;
     let pid = agent.process().pid();
     usage::settle(&[pid])?;
-    let once = Sample::of(PART, "segd", 1).at(size);
-    once.tell("exec_to_ready", "s", started.as_secs_f64())?;
-    once.tell("agent_resident", "B", usage::resident(pid)? as f64)?;
-    once.tell("agent_peak", "B", usage::peak(pid)? as f64)?;
-    once.tell("kernel_tables", "B", kernel_memory(&agent.builder().bpffs())? as f64)?;
-    once.tell("kernel_slab", "B", unreclaimable()?.saturating_sub(slab) as f64)?;
-    for round in 1..=options.rounds {
-        progress(&format!("tables: round {round} of {} with {} prefixes", options.rounds, size.prefixes));
-        let text = &texts[usize::from(round % 2 == 1)];
-        bare(text, round, size)?;
-        agent.write_zones(text)?;
-        let sample = Sample::of(PART, "segd", round).at(size);
-        let (taken, gave_up) = apply(&agent)?;
-        sample.tell("change_command", "s", taken.as_secs_f64())?;
-        sample.tell("command_gave_up", "1", f64::from(u8::from(gave_up)))?;
-        let inside = agent.metrics()?.get("segd_policy_apply_seconds", &[]).context("no apply time")?;
-        sample.tell("change_inside", "s", inside)?;
+    let (slab, tables) = (unreclaimable()?, kernel_memory(&agent.builder().bpffs())?);
+    let memory = |round: u32| -> Result<()> {
         usage::settle(&[pid])?;
+        let sample = Sample::of(PART, "segd", round).at(size);
         sample.tell("agent_resident", "B", usage::resident(pid)? as f64)?;
         sample.tell("kernel_tables", "B", kernel_memory(&agent.builder().bpffs())? as f64)?;
+        sample.tell("kernel_slab", "B", unreclaimable()?.saturating_sub(slab) as f64)
+    };
+    for round in 1..=options.rounds {
+        progress(&format!("tables: round {round} of {} with {} prefixes", options.rounds, size.prefixes));
+        bare(&texts[0], round, size)?;
+        let zones = agent.builder().zone_dir().join("zones.toml");
+        let sample = |what| Sample::of(PART, "segd", round).at(size).load(what);
+        keep(&zones, &texts[0])?;
+        switch.apply(&agent)?.tell(&sample("load"))?;
+        sample("load").tell("agent_peak", "B", usage::peak(pid)? as f64)?;
+        memory(round)?;
+        for changed in [&texts[1], &texts[0]] {
+            keep(&zones, changed)?;
+            switch.apply(&agent)?.tell(&sample("same-file"))?;
+            usage::settle(&[pid])?;
+        }
+        for salt in [1, 0] {
+            keep(&beside, &beside_zone(salt, CHANGED))?;
+            switch.apply(&agent)?.tell(&sample("other-file"))?;
+            usage::settle(&[pid])?;
+        }
+        if round < options.rounds {
+            keep(&zones, &little)?;
+            switch.apply(&agent)?;
+            usage::settle(&[pid])?;
+        }
     }
+    ensure!(kernel_memory(&agent.builder().bpffs())? > tables, "the tables did not grow");
     Ok(())
 }
 
-/// Has the zone files loaded anew, and waits until they are in force. The command gives up after a while, the agent
-/// does not: says whether that happened.
-fn apply(agent: &Agent) -> Result<(Duration, bool)> {
-    let generation = || agent.metrics().ok()?.get("segd_policy_generation", &[]);
-    let before = generation().context("the agent does not tell its generation")?;
-    let begun = Instant::now();
-    let applied = agent.segd(&["apply"])?;
-    if applied.status.success() {
-        return Ok((begun.elapsed(), false));
+/// Writes a file that is on the disk then.
+fn keep(path: &Path, text: &str) -> Result<()> {
+    let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes())?;
+    Ok(file.sync_all()?)
+}
+
+/// The kernel's word for the tables that are in force.
+struct Switch(OwnedFd);
+
+/// How long a change took from the call of the command.
+struct Taken {
+    /// Until the kernel judged by it.
+    kernel: Duration,
+    /// Until the command ended.
+    command: Duration,
+    /// What the agent says that it took, reading the files left out.
+    inside: f64,
+}
+
+impl Taken {
+    fn tell(&self, sample: &Sample<'_>) -> Result<()> {
+        sample.tell("in_kernel", "s", self.kernel.as_secs_f64())?;
+        sample.tell("command", "s", self.command.as_secs_f64())?;
+        sample.tell("inside", "s", self.inside)
     }
-    ensure!(applied.stderr.contains("nothing within"), "segd apply: {}", applied.stderr);
-    while begun.elapsed() < PATIENCE {
-        if generation().is_some_and(|now| now > before) {
-            return Ok((begun.elapsed(), true));
-        }
-        thread::sleep(Duration::from_millis(50));
+}
+
+impl Switch {
+    fn of(agent: &Agent) -> Result<Self> {
+        let maps = agent.builder().bpffs().join(format!("v{}", schema::VERSION)).join("maps");
+        Ok(Self(sys::object_get(&maps.join(schema::ACTIVE))?))
     }
-    bail!("segd apply has brought nothing into force after {PATIENCE:?}")
+
+    /// What stands there, whatever it means: it is another one after each change.
+    fn now(&self) -> Result<[u8; sys::LARGEST]> {
+        sys::lookup_bytes(&self.0, 0)?.context("no tables are in force")
+    }
+
+    /// Has the zone files loaded anew.
+    fn apply(&self, agent: &Agent) -> Result<Taken> {
+        let before = self.now()?;
+        let ended = AtomicBool::new(false);
+        let begun = Instant::now();
+        let (applied, command, kernel) = thread::scope(|scope| {
+            let watcher = scope.spawn(|| -> Result<Option<Duration>> {
+                while !ended.load(Ordering::Relaxed) {
+                    if self.now()? != before {
+                        return Ok(Some(begun.elapsed()));
+                    }
+                    thread::sleep(Duration::from_micros(500));
+                }
+                Ok((self.now()? != before).then(|| begun.elapsed()))
+            });
+            let applied = agent.segd(&["apply"]);
+            let command = begun.elapsed();
+            ended.store(true, Ordering::Relaxed);
+            (applied, command, watcher.join())
+        });
+        let applied = applied?;
+        ensure!(applied.status.success(), "segd apply: {}", applied.stderr);
+        let kernel = kernel.map_err(|_| anyhow::anyhow!("the watching thread panicked"))??;
+        let kernel = kernel.context("segd apply has ended and the kernel has not changed")?;
+        let inside = agent.metrics()?.get("segd_policy_apply_seconds", &[]).context("no apply time")?;
+        Ok(Taken { kernel, command, inside })
+    }
 }
 
 /// The same policy step by step in this process: text to policy, policy to tables, tables into bare maps by one
