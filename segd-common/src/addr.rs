@@ -43,6 +43,13 @@ impl Addr {
         Self([join(w[0], w[1]), join(w[2], w[3])])
     }
 
+    /// Its two halves, as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        self.0
+    }
+
     /// The sixteen bytes, in network order.
     #[inline(always)]
     #[must_use]

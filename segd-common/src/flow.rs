@@ -29,17 +29,13 @@ impl Owner {
 ///
 /// Byte counts are IP packets' lengths; packets are as on the wire, so a segmentation-offloaded one counts as
 /// many.
+///
+/// What each packet of an established flow touches stands first: at the beginning of a socket's storage it shares the
+/// cache line that the kernel's look-up of the storage reads anyway (`struct bpf_local_storage_elem` of
+/// include/linux/bpf_local_storage.h).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
-    /// The other side.
-    pub peer: Addr,
-    /// This side; unspecified where a client has not been given one yet.
-    pub local: Addr,
-    /// Nanoseconds of CLOCK_BOOTTIME at the decision.
-    pub started: u64,
-    /// Nanoseconds of CLOCK_BOOTTIME at the last packet. UDP only.
-    pub seen: u64,
     /// As [`PolicyEntry::expires`](crate::table::PolicyEntry::expires), on CLOCK_BOOTTIME.
     pub expires: u64,
     /// Received.
@@ -54,18 +50,6 @@ pub struct Flow {
     pub generation: Generation,
     /// Index of its [`Counter`](crate::counter::Counter).
     pub counter: u32,
-    /// The rule that allowed it.
-    pub rule: RuleId,
-    /// Host byte order.
-    pub peer_port: u16,
-    /// Host byte order.
-    pub local_port: u16,
-    /// The other side's zone.
-    pub zone: ZoneId,
-    /// What the server's port is called.
-    pub service: ServiceId,
-    /// The local side.
-    pub subject: SubjectId,
     /// IP protocol number; 0: no flow.
     pub protocol: u8,
     /// A [`Direction`](crate::traffic::Direction).
@@ -74,19 +58,42 @@ pub struct Flow {
     pub verdict: u8,
     /// A [`Reason`](crate::traffic::Reason).
     pub reason: u8,
-    /// [`OPENED`], [`CLOSED`] and [`CLOSE_BY_STATE`].
+    /// [`OPENED`], [`CLOSED`], [`CLOSE_BY_STATE`], [`CLOSE_BY_RELEASE`]; or [`BORROWED`].
     pub flags: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 3],
+    /// The other side.
+    pub peer: Addr,
+    /// Nanoseconds of CLOCK_BOOTTIME at the last packet. UDP only.
+    pub seen: u64,
+    /// Host byte order.
+    pub peer_port: u16,
+    /// Host byte order.
+    pub local_port: u16,
+    /// The local side.
+    pub subject: SubjectId,
+    /// The other side's zone.
+    pub zone: ZoneId,
+    /// This side; unspecified where a client has not been given one yet.
+    pub local: Addr,
+    /// Nanoseconds of CLOCK_BOOTTIME at the decision.
+    pub started: u64,
+    /// How many of the packets of a socket's flow are in its counter. The rest comes there when the flow ends, is decided
+    /// again, or is settled by who reads the counters.
+    pub counted_packets: u64,
+    /// The same of its bytes.
+    pub counted_bytes: u64,
+    /// The rule that allowed it.
+    pub rule: RuleId,
+    /// What the server's port is called.
+    pub service: ServiceId,
+    /// Zero.
+    pub end: [u8; 2],
 }
 
 impl Flow {
     /// No flow.
     pub const NONE: Self = Self {
-        peer: Addr::UNSPECIFIED,
-        local: Addr::UNSPECIFIED,
-        started: 0,
-        seen: 0,
         expires: 0,
         packets_in: 0,
         packets_out: 0,
@@ -94,18 +101,25 @@ impl Flow {
         bytes_out: 0,
         generation: Generation::NONE,
         counter: 0,
-        rule: RuleId::NONE,
-        peer_port: 0,
-        local_port: 0,
-        zone: ZoneId::UNKNOWN,
-        service: ServiceId::OTHER,
-        subject: SubjectId(0),
         protocol: 0,
         direction: 0,
         verdict: 0,
         reason: 0,
         flags: 0,
-        pad: [0; 5],
+        pad: [0; 3],
+        peer: Addr::UNSPECIFIED,
+        seen: 0,
+        peer_port: 0,
+        local_port: 0,
+        subject: SubjectId(0),
+        zone: ZoneId::UNKNOWN,
+        local: Addr::UNSPECIFIED,
+        started: 0,
+        counted_packets: 0,
+        counted_bytes: 0,
+        rule: RuleId::NONE,
+        service: ServiceId::OTHER,
+        end: [0; 2],
     };
 }
 
@@ -115,15 +129,23 @@ pub const OPENED: u8 = 1;
 pub const CLOSED: u8 = 2;
 /// Flag of a [`Flow`]: `sock_ops` tells its end, so `sock_release` need not.
 pub const CLOSE_BY_STATE: u8 = 4;
+/// Flag of a [`Flow`]: `sock_release` tells its end, which is sure to come.
+pub const CLOSE_BY_RELEASE: u8 = 8;
+/// Flag of a [`Flow`], and its only one: in an unconnected UDP socket's storage, what stands in for the flow table's entry
+/// of the last flow, for some ticks of the kernel's clock, which `seen` then counts in. It holds while that flow passes
+/// and does not expire; what it has carried is the table's entry's and its counter's.
+pub const BORROWED: u8 = 16;
 
 /// Socket-local storage of every socket. Accepted sockets inherit their listener's.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Socket {
-    /// Who made it (for an accepted one: who made the listener).
-    pub owner: Owner,
     /// TCP and connected UDP: its flow.
     pub flow: Flow,
+    /// Who made it (for an accepted one: who made the listener).
+    pub owner: Owner,
+    /// 1 if the programs saw it made, and so will see its release; else 0.
+    pub watched: u64,
     /// The last flow it began of those that belong to no connected socket: a hint which one ends with it.
     pub last: FlowKey,
     /// What it is decided as.
@@ -290,9 +312,10 @@ mod tests {
     #[test]
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<Owner>(), 32);
-        assert_eq!(size_of::<Flow>(), 2 * 16 + 7 * 8 + 3 * 4 + 5 * 2 + 5 + 5);
+        assert_eq!(size_of::<Flow>(), 2 * 16 + 9 * 8 + 3 * 4 + 5 * 2 + 5 + 3 + 2);
+        assert_eq!(core::mem::offset_of!(Flow, peer), 56, "a cache line but for the kernel's own word");
         let parts = size_of::<Owner>() + size_of::<Flow>() + size_of::<FlowKey>() + size_of::<Resolved>();
-        assert_eq!((size_of::<Resolved>(), size_of::<Socket>()), (24, parts + 8 * LEVELS));
+        assert_eq!((size_of::<Resolved>(), size_of::<Socket>()), (24, parts + 8 + 8 * LEVELS));
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<Seed>(), size_of::<Owner>() + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<DenialKey>(), 24);

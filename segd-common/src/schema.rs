@@ -2,7 +2,7 @@
 
 /// Version of the layout and meaning of every pinned map. Part of the pin directory's name, so that an agent
 /// never reads another version's bytes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Number of generation slots: the one in force and its fallback, and a place for either beside them.
 pub const SLOTS: u32 = 4;
@@ -47,7 +47,8 @@ pub const FLOWS_IN: &str = "FLOWS_IN";
 pub const DENIALS: &str = "DENIALS";
 /// `COUNTER_KEYS`: hash from [`CounterKey`](crate::counter::CounterKey) to its place in `COUNTERS`.
 pub const COUNTER_KEYS: &str = "COUNTER_KEYS";
-/// `COUNTERS`: per-CPU array of [`Counter`](crate::counter::Counter).
+/// `COUNTERS`: per-CPU array of [`Counter`](crate::counter::Counter). What live sockets have carried is not in it until the
+/// agent has it counted, which it does whenever it reads.
 pub const COUNTERS: &str = "COUNTERS";
 /// `FREE_COUNTERS`: stack of places in `COUNTERS` that no key has yet.
 pub const FREE_COUNTERS: &str = "FREE_COUNTERS";

@@ -6,17 +6,18 @@ use core::ptr::{copy_nonoverlapping, write_volatile};
 
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use segd_common::addr::Addr;
+use segd_common::counter::OVERFLOW;
 use segd_common::decide::{
     Decision, Facts, decide_in_zone, decide_socket, decide_unreadable, zone_of, zone_on_wire,
 };
-use segd_common::flow::{Flow, FlowKey};
+use segd_common::flow::{BORROWED, Flow, FlowKey};
 use segd_common::id::{Generation, RuleId, ServiceId, SubjectId, ZoneId};
 use segd_common::packet::Ends;
 use segd_common::table::Subject;
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
-use crate::debug;
 use crate::view::{Policy, Slot};
+use crate::{debug, decided};
 
 /// Context of the running program.
 pub(crate) type Context = *mut c_void;
@@ -70,7 +71,8 @@ pub(crate) struct Case {
     pub(crate) former: SubjectId,
     pub(crate) direction: Direction,
     pub(crate) leaving: bool,
-    pad: [u8; 4],
+    /// The place of the counter of what was decided, if that is known; else [`OVERFLOW`].
+    pub(crate) counter: u32,
 }
 
 const _: () = assert!(size_of::<Case>() == 3 * 16 + 8 + 4 + 2 * 2 + 4 + 4 * 4 + 3 * 2 + 2 + 4, "no padding");
@@ -116,6 +118,7 @@ impl Case {
         self.service = decision.service;
         self.verdict = decision.verdict;
         self.reason = decision.reason;
+        self.counter = OVERFLOW;
     }
 
     /// May it begin? Sets the answer's fields.
@@ -156,10 +159,13 @@ impl Case {
         }
     }
 
-    /// Whether a remembered flow is with the same peer.
+    /// Whether a socket's flow is with the same peer.
     #[inline(always)]
     pub(crate) fn owns(&self, flow: &Flow) -> bool {
-        flow.protocol == self.protocol && flow.peer == self.peer && flow.peer_port == self.peer_port
+        flow.flags != BORROWED
+            && flow.protocol == self.protocol
+            && flow.peer == self.peer
+            && flow.peer_port == self.peer_port
     }
 }
 
@@ -197,6 +203,9 @@ extern "C" fn judge(case: *mut Case) -> u32 {
     let Some(case) = (unsafe { case.as_mut() }) else {
         return 0;
     };
+    if decided::recall(case) {
+        return 1;
+    }
     let view = Slot(case.slot);
     let ends =
         Ends { local: case.local, peer: case.peer, local_port: case.local_port, peer_port: case.peer_port };
@@ -212,6 +221,7 @@ extern "C" fn judge(case: *mut Case) -> u32 {
     let decision = decide_in_zone(&view, &facts, zone);
     case.settle(&decision);
     debug::decided(case);
+    decided::remember(case);
     1
 }
 

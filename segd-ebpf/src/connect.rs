@@ -7,14 +7,14 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use segd_common::addr::Addr;
-use segd_common::flow::Socket;
+use segd_common::flow::{BORROWED, CLOSE_BY_RELEASE, Socket};
 use segd_common::traffic::{Direction, Reason, protocol};
 
 use crate::case::{Case, Context, Size, cookie, is_icmp, zero};
 use crate::sock::{self, RAW, STREAM};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{flow, subject};
+use crate::{borrow, count, flow, subject};
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
@@ -85,6 +85,11 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
     subject::resolve(socket, case);
     let ctx = ctx.as_ptr();
     flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());
+    if socket.flow.flags == BORROWED {
+        borrow::settle(&mut socket.flow);
+    } else {
+        count::settle(&raw mut socket.flow);
+    }
     zero(&raw mut socket.flow);
     if case.protocol == protocol::TCP { stream(ctx, case, socket) } else { datagram(case, socket) }
 }
@@ -108,12 +113,14 @@ fn stream(ctx: Context, case: &mut Case, socket: &mut Socket) -> bool {
 /// never refused, and a flow opens with its first packet, which gives the sender the errno if it may not.
 #[inline(always)]
 fn datagram(case: &mut Case, socket: &mut Socket) -> bool {
-    if flow::join(case, &mut socket.flow) {
+    let end = if socket.watched == 0 { 0 } else { CLOSE_BY_RELEASE };
+    if flow::join(case, &mut socket.flow, end) {
         return true;
     }
     case.decide();
     if case.reason != Reason::Loopback && case.verdict.passes() {
         flow::begin(&mut socket.flow, case);
+        socket.flow.flags = end;
     }
     true
 }

@@ -51,15 +51,18 @@ pub(crate) unsafe fn write(flow: *mut Flow, case: &Case, counter: u32) {
         write_volatile(&raw mut (*flow).packets_out, 0);
         write_volatile(&raw mut (*flow).bytes_in, 0);
         write_volatile(&raw mut (*flow).bytes_out, 0);
+        write_volatile(&raw mut (*flow).counted_packets, 0);
+        write_volatile(&raw mut (*flow).counted_bytes, 0);
         (*flow).counter = counter;
         (*flow).peer_port = case.peer_port;
         (*flow).local_port = case.local_port;
         (*flow).protocol = case.protocol;
         (*flow).direction = case.direction as u8;
         (*flow).flags = 0;
-        for i in 0..5 {
+        for i in 0..3 {
             write_volatile((&raw mut (*flow).pad).cast::<u8>().add(i), 0);
         }
+        write_volatile((&raw mut (*flow).end).cast::<u16>(), 0);
         settle(flow, case);
         (*flow).generation = case.generation;
     }
@@ -115,6 +118,7 @@ extern "C" fn renew(case: *mut Case, flow: *mut Flow, owner: *const Owner, cooki
         if passed && case.verdict == Verdict::Denied {
             keep(case);
         }
+        count::settle(flow);
         // SAFETY: a reference is a valid place.
         unsafe { settle(flow, case) };
         flow.counter = count::place_of(case);
@@ -135,6 +139,7 @@ fn keep(case: &mut Case) {
         case.verdict = Verdict::Allowed;
         case.reason = Reason::Kept;
         case.rule = RuleId::NONE;
+        case.counter = OVERFLOW;
         case.expires = case.subject.expires;
     }
 }
@@ -145,6 +150,7 @@ fn keep(case: &mut Case) {
 pub(crate) fn preexisting(case: &mut Case) {
     case.verdict = Verdict::Allowed;
     case.reason = Reason::Preexisting;
+    case.counter = OVERFLOW;
 }
 
 /// Counts a remembered flow's beginning and tells it, once.
@@ -155,6 +161,14 @@ pub(crate) fn open(ctx: Context, flow: &mut Flow, owner: &Owner) {
         count::begin(flow.counter, flow.started);
         tell::open(flow, owner, cookie(ctx));
     }
+}
+
+/// Whether a packet of this flow passes without another look, if it is one.
+#[inline(always)]
+pub(crate) fn goes_on(flow: &Flow, generation: Generation) -> bool {
+    holds(flow, generation)
+        && flow.flags & (OPENED | CLOSED) == OPENED
+        && flow.verdict != Verdict::Denied as u8
 }
 
 /// Tells a remembered flow's end, once, if its beginning was told.
@@ -220,7 +234,7 @@ fn find(ctx: Context, case: &Case) -> Option<&'static mut OwnedFlow> {
 }
 
 #[inline(always)]
-fn look_up(key: &FlowKey) -> Option<*mut OwnedFlow> {
+pub(crate) fn look_up(key: &FlowKey) -> Option<*mut OwnedFlow> {
     match FLOWS_OUT.get_ptr_mut(key) {
         Some(owned) => Some(owned),
         None => FLOWS_IN.get_ptr_mut(key),
@@ -253,9 +267,9 @@ fn follow_subject(case: &Case) -> Option<*mut OwnedFlow> {
 }
 
 /// If the peer began a flow with this port, a socket that connects to it goes on with that: so do servers that answer
-/// each client from a socket of its own.
+/// each client from a socket of its own. `flags`: how its end is seen from now on.
 #[inline(never)]
-pub(crate) fn join(case: &Case, flow: &mut Flow) -> bool {
+pub(crate) fn join(case: &Case, flow: &mut Flow, flags: u8) -> bool {
     let key = case.key(case.subject.id);
     let found = match FLOWS_IN.get_ptr_mut(&key) {
         Some(owned) => Some(owned),
@@ -271,6 +285,7 @@ pub(crate) fn join(case: &Case, flow: &mut Flow) -> bool {
         return false;
     }
     copy(flow, known);
+    flow.flags |= flags;
     let _ = FLOWS_IN.remove(&key);
     true
 }

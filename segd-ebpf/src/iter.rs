@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
-use segd_common::flow::Socket;
+use segd_common::flow::{BORROWED, Socket};
+
+use crate::{borrow, count};
 
 /// `struct bpf_iter__bpf_sk_storage_map` of net/core/bpf_sk_storage.c, which is the same since Linux 5.9.
 #[repr(C)]
@@ -12,13 +14,31 @@ struct Context {
     meta: *const Meta,
     map: *const c_void,
     sk: *mut c_void,
-    value: *const Socket,
+    value: *mut Socket,
 }
 
 /// The beginning of `struct bpf_iter_meta` of include/linux/bpf.h.
 #[repr(C)]
 struct Meta {
     seq: *mut seq_file,
+}
+
+/// Counts what a socket's flow has carried so far.
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+#[unsafe(no_mangle)]
+extern "C" fn settle_sockets(ctx: *const Context) -> i32 {
+    // SAFETY: the kernel passes this context; the value is null after the last.
+    let value = unsafe { (*ctx).value };
+    if !value.is_null() {
+        // SAFETY: not null; the value outlives the call.
+        let flow = unsafe { &mut (*value).flow };
+        if flow.flags == BORROWED {
+            borrow::settle(flow);
+        } else {
+            count::settle(flow);
+        }
+    }
+    0
 }
 
 /// Writes a socket's cookie, then what is kept of it. A value that finds no room any more is shown again to the next

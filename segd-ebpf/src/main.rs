@@ -11,11 +11,14 @@
 )]
 #![feature(core_intrinsics)]
 
+mod borrow;
+mod bytes;
 mod case;
 mod cgroup;
 mod connect;
 mod count;
 mod debug;
+mod decided;
 mod flow;
 mod iter;
 mod maps;

@@ -18,6 +18,7 @@ use segd_common::table::{
 };
 
 use crate::cgroup::Search;
+use crate::decided::{Decided, PLACES};
 
 const N_SLOTS: usize = SLOTS as usize;
 /// Inner maps are made by user space in the size that each policy needs.
@@ -67,6 +68,8 @@ pub(crate) static USERS: ArrayOfMaps<HashMap<u32, Inner<Subject>, INNER>, N_SLOT
 pub(crate) static NOBODY: Array<Owner, 1> = Array::new();
 #[btf_map]
 pub(crate) static SEARCH: Array<Search, 1> = Array::new();
+#[btf_map]
+pub(crate) static DECIDED: Array<Decided, PLACES> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS_OUT: Flows = Flows::new();
 #[btf_map]

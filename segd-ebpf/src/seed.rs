@@ -37,7 +37,7 @@ extern "C" fn take(socket: *mut Socket, cookie: u64) -> u32 {
         // Of no generation, and all else is zero: no flow was there.
         flow.started = now();
         flow.counter = OVERFLOW;
-        flow.peer = seed.peer;
+        copy(&mut flow.peer, &seed.peer);
         flow.peer_port = seed.peer_port;
         flow.direction = seed.direction;
         flow.verdict = Verdict::Allowed as u8;

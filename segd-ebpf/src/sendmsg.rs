@@ -12,7 +12,7 @@ use segd_common::traffic::{Direction, Verdict, protocol};
 use crate::case::{Case, Size};
 use crate::connect::{user_ip6, user_port};
 use crate::view::Policy;
-use crate::{flow, sock, subject};
+use crate::{borrow, flow, sock, subject};
 
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
@@ -42,6 +42,14 @@ fn sendmsg(ctx: &SockAddrContext, peer: Addr) -> bool {
         return true;
     };
     let is_udp = number == u32::from(protocol::UDP);
+    let lent = &socket.flow;
+    if is_udp
+        && borrow::goes_on(lent, policy.generation, local_port)
+        && lent.peer == peer
+        && lent.peer_port == user_port(ctx)
+    {
+        return true;
+    }
     let mut place = MaybeUninit::uninit();
     let case = Case::new(&mut place, &policy, Size::default());
     case.direction = Direction::Outbound;

@@ -4,18 +4,19 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_sk_fullsock, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use segd_common::flow::{OPENED, Owner, Socket};
-use segd_common::packet::{Bytes, Packet, TCP_ACK, TCP_RST, TCP_SYN, Unreadable, icmp_flow};
+use segd_common::flow::{Flow, OPENED, Owner, Socket};
+use segd_common::packet::{Packet, TCP_ACK, TCP_RST, TCP_SYN, Unreadable, icmp_flow};
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
+use crate::bytes::{Skb, is_plain_tcp, plain};
 use crate::case::{Case, Size, cookie, copy, is_icmp};
 use crate::maps::NOBODY;
 use crate::sock::{self, LISTEN, RAW, SYN_SENT};
 use crate::view::Policy;
-use crate::{count, flow, seed, subject, tell};
+use crate::{borrow, count, flow, seed, subject, tell};
 
 /// Every namespace's loopback device (LOOPBACK_IFINDEX of include/net/net_namespace.h).
 const LOOPBACK: u32 = 1;
@@ -49,6 +50,11 @@ impl Sock {
     const fn is_tcp(&self) -> bool {
         self.protocol == protocol::TCP as u32 && self.kind != RAW
     }
+
+    #[inline(always)]
+    const fn is_udp(&self) -> bool {
+        self.protocol == protocol::UDP as u32 && self.kind != RAW
+    }
 }
 
 #[inline(always)]
@@ -62,10 +68,77 @@ fn judge(ctx: &SkBuffContext, leaving: bool) -> bool {
     let Some(policy) = Policy::current() else {
         return true;
     };
+    // SAFETY: not null; nothing is kept of what is no full socket.
+    if let Some(socket) = unsafe { sock::kept(sk) } {
+        let flow = &mut socket.flow;
+        // SAFETY: fields of the socket.
+        let (state, port) = unsafe { ((*sk).state, (*sk).src_port as u16) };
+        let goes_on = if flow::goes_on(flow, policy.generation) {
+            is_of(skb, state, flow, leaving)
+        } else {
+            borrow::goes_on(flow, policy.generation, port) && is_of_lent(skb, flow, leaving)
+        };
+        if goes_on {
+            count::carry(flow, size(skb, leaving));
+            return true;
+        }
+    }
+    look(skb, u32::from(leaving)) != 0
+}
+
+#[inline(always)]
+fn size(skb: *const __sk_buff, leaving: bool) -> Size {
+    // SAFETY: fields of the context.
+    let (length, segments) = unsafe { ((*skb).len, (*skb).gso_segs) };
+    Size { packets: segments.max(1), bytes: length, leaving }
+}
+
+/// Whether a packet is plainly one of its socket's flow. A TCP socket says where its packets go, but for the first one;
+/// a connected UDP socket may send elsewhere.
+#[inline(always)]
+fn is_of(skb: *const __sk_buff, state: u32, flow: &mut Flow, leaving: bool) -> bool {
+    let first = state == SYN_SENT && leaving;
+    if flow.protocol == protocol::TCP && !first {
+        return state != LISTEN && is_plain_tcp(skb);
+    }
+    let Some(packet) = plain(skb).filter(|packet| packet.protocol == flow.protocol) else {
+        return false;
+    };
+    let ends = packet.ends(leaving);
+    let is_of = ends.peer == flow.peer && ends.peer_port == flow.peer_port;
+    if is_of && first {
+        copy(&raw mut flow.local, &ends.local);
+        flow.local_port = ends.local_port;
+    }
+    is_of
+}
+
+/// The same for the flow that is lent to an unconnected UDP socket.
+#[inline(always)]
+fn is_of_lent(skb: *const __sk_buff, flow: &Flow, leaving: bool) -> bool {
+    plain(skb).is_some_and(|packet| {
+        let ends = packet.ends(leaving);
+        packet.protocol == protocol::UDP && ends.peer == flow.peer && ends.peer_port == flow.peer_port
+    })
+}
+
+/// Reads the packet and judges it. Returns 1 if it passes, else 0. A function of its own, so that the way of most packets
+/// is short.
+#[inline(never)]
+fn look(skb: *mut __sk_buff, leaving: u32) -> u32 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: the context's socket.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    let Some(policy) = Policy::current() else {
+        return 1;
+    };
+    if sk.is_null() {
+        return 1;
+    }
     // SAFETY: not null.
     let sk = unsafe { bpf_sk_fullsock(sk) };
     if sk.is_null() {
-        return true;
+        return 1;
     }
     // SAFETY: a full socket, not null.
     let sock = unsafe {
@@ -77,64 +150,13 @@ fn judge(ctx: &SkBuffContext, leaving: bool) -> bool {
             port: (*sk).src_port as u16,
         }
     };
-    // SAFETY: as above.
-    let (length, segments) = unsafe { ((*skb).len, (*skb).gso_segs) };
-    let size = Size { packets: segments.max(1), bytes: length, leaving };
-    // SAFETY: a full socket.
-    let kept = unsafe { sock::kept(sk) };
-    if let Some(socket) = kept
-        && sock.protocol == u32::from(protocol::TCP)
-        && sock.state != LISTEN
-        && sock.state != SYN_SENT
-        && socket.flow.protocol == protocol::TCP
-        && flow::holds(&socket.flow, policy.generation)
-        && socket.flow.verdict != Verdict::Denied as u8
-        && is_plain_tcp(skb)
-    {
-        count::packet_of(&mut socket.flow, size);
-        return true;
-    }
-    look(ctx, policy, &sock, size)
-}
-
-/// Whether the TCP header follows the IP header at once: then the packet goes where the socket says. With IP
-/// options or extension headers the address on the wire may be another (source routing).
-#[inline(always)]
-fn is_plain_tcp(skb: *const __sk_buff) -> bool {
-    // SAFETY: the two ends of the packet's linear part, and reads below its end.
-    unsafe {
-        let data = (*skb).data as usize;
-        let end = (*skb).data_end as usize;
-        if data + 20 > end {
-            return false;
-        }
-        match *(data as *const u8) {
-            0x45 => *((data + 9) as *const u8) == protocol::TCP,
-            version if version >> 4 == 6 => *((data + 6) as *const u8) == protocol::TCP,
-            _ => false,
-        }
-    }
-}
-
-/// A packet's bytes.
-struct Skb(*const __sk_buff);
-
-impl Bytes for Skb {
-    #[inline(always)]
-    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        let mut to = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the buffer has the length that is passed.
-        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) };
-        // SAFETY: the helper fills it, with zeros if it fails.
-        (failed == 0).then_some(unsafe { to.assume_init() })
-    }
-}
-
-/// Reads the packet and judges it.
-#[inline(always)]
-fn look(ctx: &SkBuffContext, policy: Policy, sock: &Sock, size: Size) -> bool {
     let mut place = MaybeUninit::uninit();
-    let case = Case::new(&mut place, &policy, size);
+    let case = Case::new(&mut place, &policy, size(skb, leaving != 0));
+    u32::from(look_closely(&ctx, case, &sock))
+}
+
+#[inline(always)]
+fn look_closely(ctx: &SkBuffContext, case: &mut Case, sock: &Sock) -> bool {
     // SAFETY: a full socket.
     let Some(socket) = (unsafe { sock::keep(sock.sk) }) else {
         return look_alone(ctx, case, sock);
@@ -150,7 +172,7 @@ fn look(ctx: &SkBuffContext, policy: Policy, sock: &Sock, size: Size) -> bool {
         flags => flags as u8,
     };
     if !sock.is_tcp() || case.protocol != protocol::TCP {
-        return is_kernels_or_a_copy(case, &socket.owner, flags) || datagram(ctx, case, socket);
+        return is_kernels_or_a_copy(case, &socket.owner, flags) || datagram(ctx, case, socket, sock);
     }
     if sock.state == LISTEN {
         return handshake(ctx, case, &socket.owner, flags);
@@ -204,7 +226,11 @@ const NOTHING: u32 = 0x101;
 /// above, with the reason in the case. A number, as a type of more would be returned through the caller's stack.
 #[inline(never)]
 fn read(skb: *const __sk_buff, case: &mut Case, sock: &Sock) -> u32 {
-    match Packet::parse(&Skb(skb)) {
+    let parsed = match plain(skb) {
+        Some(packet) => Ok(packet),
+        None => Packet::parse(&Skb(skb)),
+    };
+    match parsed {
         Ok(packet) => {
             case.set_ends(&packet.ends(case.leaving));
             case.protocol = packet.protocol;
@@ -257,7 +283,7 @@ fn set_icmp(case: &mut Case) {
 
 /// UDP, ICMP and every other protocol without connections of its own.
 #[inline(always)]
-fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket) -> bool {
+fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, sock: &Sock) -> bool {
     let icmp = is_icmp(case.protocol);
     if icmp {
         set_icmp(case);
@@ -274,7 +300,12 @@ fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket) -> bool {
     if case.leaving {
         *last = case.key(case.subject.id);
     }
-    flow::datagram(ctx, case, owner)
+    borrow::take_back(case, connected);
+    let passes = flow::datagram(ctx, case, owner);
+    if passes && sock.is_udp() {
+        borrow::lend(case, socket);
+    }
+    passes
 }
 
 /// A packet of a listener: the three of a handshake. The flow begins, and is counted and told, when it is
@@ -335,6 +366,7 @@ fn connection(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, state: 
     }
     if state == SYN_SENT {
         let told = known.flags;
+        count::settle(known);
         flow::begin(known, case);
         known.flags = told;
         flow::open(ctx, known, owner);

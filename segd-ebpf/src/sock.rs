@@ -12,14 +12,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use segd_common::flow::{CLOSE_BY_STATE, Owner, Socket};
+use segd_common::flow::{BORROWED, CLOSE_BY_STATE, Owner, Socket};
 use segd_common::traffic::{Direction, Verdict, protocol};
 
 use crate::case::{Case, Context, Size, cookie};
 use crate::maps::{FLOWS_OUT, SOCKETS};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{flow, seed, subject};
+use crate::{borrow, count, flow, seed, subject};
 
 /// SOCK_STREAM of include/linux/net.h.
 pub(crate) const STREAM: u32 = 1;
@@ -101,6 +101,7 @@ fn sock_create(ctx: SockContext) -> i32 {
         return 1;
     };
     name(&mut socket.owner);
+    socket.watched = 1;
     subject::take_ancestors(socket);
     let Some(policy) = Policy::current() else {
         return 1;
@@ -141,8 +142,13 @@ fn sock_release(ctx: SockContext) -> i32 {
         seed::forget(ctx.as_ptr());
         return 1;
     };
-    if socket.flow.flags & CLOSE_BY_STATE == 0 {
+    if socket.flow.flags == BORROWED {
+        borrow::settle(&mut socket.flow);
+        socket.flow.flags = 0;
+        socket.flow.protocol = 0;
+    } else if socket.flow.flags & CLOSE_BY_STATE == 0 {
         flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, Measured::default());
+        count::settle(&raw mut socket.flow);
     }
     let key = socket.last;
     if key.protocol == 0 {

@@ -21,7 +21,7 @@ use crate::case::{Case, Size, cookie, zero};
 use crate::sock::{self, CLOSE};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{flow, subject};
+use crate::{count, flow, subject};
 
 /// AF_INET of include/linux/socket.h.
 const INET: u32 = 2;
@@ -124,6 +124,7 @@ fn ended(ctx: &SockOpsContext) {
     // The kernel keeps the smoothed round-trip time shifted left by 3 (struct tcp_sock).
     let measured = Measured { rtt_us: srtt >> 3, retransmits };
     flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, measured);
+    count::settle(&raw mut socket.flow);
 }
 
 /// All fields are read before any is chosen: the verifier wants each read at a fixed place of the context, and

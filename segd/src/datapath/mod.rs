@@ -201,7 +201,8 @@ impl Datapath {
     /// # Errors
     /// If the pins are gone.
     pub fn counters(&self) -> Result<Counters, Error> {
-        Counters::open(&self.pins.maps())
+        let settling = sockets::live::iterator(&self.bpf, sockets::live::SETTLING);
+        Counters::open(&self.pins.maps(), settling)
     }
 
     /// As [`Observer::attached`].
@@ -227,6 +228,10 @@ impl Datapath {
 fn loader(log_level: &u8) -> EbpfLoader<'_> {
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, log_level, false);
+    // What sockets carry can be counted later if the iterator can be loaded that does it.
+    if aya::Btf::from_sys_fs().is_ok() {
+        loader.override_global("COUNTS_LATER", &1_u8, true);
+    }
     if *log_level == 0 {
         // One page; the buffer of a log that nobody writes.
         loader.map_max_entries("AYA_LOGS", 4096);

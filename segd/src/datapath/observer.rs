@@ -46,7 +46,7 @@ impl Observer {
             cgroup,
             inode,
             pins: pins.clone(),
-            iterator: live::iterator(bpf).map(Arc::new),
+            iterator: live::iterator(bpf, live::PROGRAM).map(Arc::new),
             seeds: Arc::new(seeds),
             current: Arc::new(Current::new(pinned(schema::ACTIVE)?, pinned(schema::GENERATIONS)?)?),
             watches: Arc::default(),

@@ -235,9 +235,9 @@ fn kernel_and_explain_end_a_rule_at_the_same_instant() {
     let Some(lab) = Lab::or_skip("expiry") else { return };
     let host = lab.host("orders").unwrap();
     host.observe(|| {
+        let (mut kernel, mut registry) = (Kernel::open(&host).unwrap(), Registry::default());
         let expires = Timestamp::now() + SignedDuration::from_secs(3);
         let estate = ending(expires);
-        let (mut kernel, mut registry) = (Kernel::open(&host).unwrap(), Registry::default());
         let policy = said::load(&estate.text());
         kernel.apply(&said::compile(&estate, &policy, &mut registry)).unwrap();
         let peer = "10.20.0.1".parse().unwrap();

@@ -69,6 +69,28 @@ fn an_answer_by_sendto_on_a_connected_socket_passes_after_a_swap() {
     assert!((began - 1.0).abs() < f64::EPSILON, "one flow, in both generations: {began}");
 }
 
+/// Every datagram is counted when the counters are read, and once only, also when the server's socket is gone.
+#[test]
+fn datagrams_of_an_unconnected_socket_are_counted_while_it_lives_and_add_up() {
+    let Some(pair) = Pair::new("udp-counts") else { return };
+    let agent = pair.agent(&pair.orders, &format!("{}{ENFORCE}", rule("\"udp/4000\"")));
+    let server = pair.orders.udp_server(4000).unwrap();
+    let (to, bind) = (pair.orders.v4_port(4000).to_string(), pair.transport.v4_port(5000).to_string());
+    let counted =
+        |name: &str| agent.metrics().unwrap().sum(name, &[("direction", "inbound"), ("protocol", "udp")]);
+    for datagrams in [2.0, 4.0, 6.0, 8.0] {
+        let outcome = pair.transport.act(&["udp-send", &to, "--bind", &bind]).unwrap();
+        assert_eq!(outcome.last().unwrap().text(), Some("ping"), "{outcome:?}");
+        assert_eq!(counted("segd_packets_total"), datagrams, "requests and answers");
+    }
+    // Four bytes behind the headers of IPv4 and UDP.
+    let bytes = 8.0 * (20.0 + 8.0 + 4.0);
+    assert_eq!(counted("segd_bytes_total"), bytes);
+    drop(server);
+    assert_eq!((counted("segd_packets_total"), counted("segd_bytes_total")), (8.0, bytes));
+    assert_eq!(counted("segd_flows_total"), 1.0, "from one port to another");
+}
+
 #[test]
 fn ping_passes_where_a_rule_names_it() {
     let Some(pair) = Pair::new("ping") else { return };

@@ -178,3 +178,30 @@ fn denied_at_the_server_by_silence() {
         flows(agent, End::Server, case, "allowed", "database", 0.0);
     });
 }
+
+/// What a live connection has carried is in the counters when they are read, and once only.
+#[test]
+fn packets_are_counted_while_a_connection_lives_and_add_up_when_it_has_ended() {
+    let Some(pair) = Pair::new("live-counts") else { return };
+    let agent = pair.agent(&pair.transport, &format!("{}{ENFORCE}", rule("\"tcp/5432\"")));
+    let _server = pair.orders.tcp_server(5432).unwrap();
+    let mut held = pair.transport.hold(pair.orders.v4_port(5432)).unwrap();
+    let carried = |name: &str| agent.metrics().unwrap().sum(name, &[("direction", "outbound")]);
+    let mut before = 0.0;
+    for text in ["one", "two", "three"] {
+        assert_eq!(held.exchange(text).unwrap().text(), Some(text));
+        let now = carried("segd_packets_total");
+        assert!(now >= before + 2.0, "one packet each way at least: {before}, then {now}");
+        before = now;
+    }
+    let other_rule = pair.zones(&format!("{}{ENFORCE}", rule("\"tcp/5432\"").replace("to-", "2-")));
+    agent.write_zones(&other_rule).unwrap();
+    assert!(agent.segd(&["apply", "--force"]).unwrap().status.success());
+    assert_eq!(held.exchange("four").unwrap().text(), Some("four"));
+    drop(held);
+    let close = record(&agent, &[("event", "close"), ("dst.port", "5432")]);
+    for (metric, field) in [("segd_packets_total", "packets"), ("segd_bytes_total", "bytes")] {
+        let told = ["in", "out"].iter().filter_map(|way| close[field][*way].as_f64()).sum::<f64>();
+        assert_eq!(carried(metric), told, "{metric}");
+    }
+}

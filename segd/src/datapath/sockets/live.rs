@@ -25,22 +25,27 @@ pub struct LiveSocket {
     pub flow: Flow,
 }
 
-/// Name of the iterator's program.
+/// Name of the iterator that shows what is kept of sockets.
 pub(in crate::datapath) const PROGRAM: &str = "live_sockets";
+/// Name of the iterator that counts what their flows have carried.
+pub(in crate::datapath) const SETTLING: &str = "settle_sockets";
 
-/// Loads the iterator. It needs the kernel's own BTF.
+/// Loads the iterators. They need the kernel's own BTF.
 pub(in crate::datapath) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
-    let Some(Program::Iter(program)) = bpf.program_mut(PROGRAM) else {
-        return Err(Error::Object { what: PROGRAM });
-    };
-    let failed = |source| Error::Program { hook: PROGRAM, source: Box::new(source) };
-    let btf = Btf::from_sys_fs().map_err(|e| failed(e.into()))?;
-    program.load("bpf_sk_storage_map", &btf).map_err(failed)
+    let failed = |hook| move |source| Error::Program { hook, source: Box::new(source) };
+    let btf = Btf::from_sys_fs().map_err(|e| failed(PROGRAM)(e.into()))?;
+    for name in [PROGRAM, SETTLING] {
+        let Some(Program::Iter(program)) = bpf.program_mut(name) else {
+            return Err(Error::Object { what: name });
+        };
+        program.load("bpf_sk_storage_map", &btf).map_err(failed(name))?;
+    }
+    Ok(())
 }
 
-/// The iterator, where the kernel took it.
-pub(in crate::datapath) fn iterator(bpf: &Ebpf) -> Option<OwnedFd> {
-    let Some(Program::Iter(program)) = bpf.program(PROGRAM) else { return None };
+/// An iterator, where the kernel took it.
+pub(in crate::datapath) fn iterator(bpf: &Ebpf, name: &str) -> Option<OwnedFd> {
+    let Some(Program::Iter(program)) = bpf.program(name) else { return None };
     program.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 

@@ -1,0 +1,134 @@
+//! What was decided lately, by destination: connections that come and go to the same service are decided once in each
+//! generation, with one look-up instead of five in tables of any size.
+//!
+//! An array that is its own hash: an entry that another one needs the place of is overwritten. Only `connect`, `sendmsg` and
+//! accepted connections fill it, with what passes: no stranger can, and what a packet's address means does not differ from
+//! what it means there, but for the host's own addresses, which do not come in.
+
+use core::ptr::{read_volatile, write_volatile};
+
+use segd_common::addr::Addr;
+use segd_common::id::{Generation, RuleId, ServiceId, ZoneId};
+use segd_common::traffic::{Direction, Reason, Verdict};
+
+use crate::case::{Case, copy};
+use crate::count::{add, exchange, place_of};
+use crate::maps::DECIDED;
+use crate::view::now;
+
+/// Places: a power of two.
+pub(crate) const PLACES: usize = 1024;
+
+/// One decision: a cache line.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Decided {
+    /// Counts what was written here; [`BUSY`] while somebody writes.
+    version: u64,
+    peer: Addr,
+    /// The server's port, the subject, protocol and direction.
+    what: u64,
+    expires: u64,
+    generation: Generation,
+    counter: u32,
+    rule: RuleId,
+    zone: ZoneId,
+    service: ServiceId,
+    verdict: u8,
+    reason: u8,
+    pad: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Decided>() == 64);
+
+const BUSY: u64 = u64::MAX;
+
+/// What is asked, but for the peer.
+#[inline(always)]
+fn what(case: &Case) -> u64 {
+    let port = if matches!(case.direction, Direction::Outbound) { case.peer_port } else { case.local_port };
+    u64::from(port)
+        | u64::from(case.subject.id.0) << 16
+        | u64::from(case.protocol) << 32
+        | (case.direction as u64) << 40
+}
+
+#[inline(always)]
+fn place(peer: &Addr, what: u64) -> Option<*mut Decided> {
+    // The golden ratio's bits (Knuth, The Art of Computer Programming, 6.4).
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let [high, low] = peer.words();
+    let mixed = (high ^ low.rotate_left(32) ^ what).wrapping_mul(SPREAD);
+    DECIDED.get_ptr_mut((mixed >> (64 - PLACES.trailing_zeros())) as u32)
+}
+
+/// Answers a case as it was answered before in this generation, with its counter. Returns whether it could.
+#[inline(always)]
+pub(crate) fn recall(case: &mut Case) -> bool {
+    let what = what(case);
+    let Some(place) = place(&case.peer, what) else {
+        return false;
+    };
+    // SAFETY: fields of a live map value, which others may write at the same time: what is read counts only if the version
+    // is the same before and after. An add of nothing returns it with no read moved past it.
+    unsafe {
+        let version = add(&raw mut (*place).version, 0);
+        if version == BUSY
+            || read_volatile(&raw const (*place).what) != what
+            || read_volatile(&raw const (*place).generation) != case.generation
+            || (*place).peer != case.peer
+        {
+            return false;
+        }
+        let expires = read_volatile(&raw const (*place).expires);
+        let counter = read_volatile(&raw const (*place).counter);
+        let rule = read_volatile(&raw const (*place).rule);
+        let zone = read_volatile(&raw const (*place).zone);
+        let service = read_volatile(&raw const (*place).service);
+        let verdict = read_volatile(&raw const (*place).verdict);
+        let reason = read_volatile(&raw const (*place).reason);
+        if add(&raw mut (*place).version, 0) != version || (expires != 0 && now() >= expires) {
+            return false;
+        }
+        case.expires = expires;
+        case.counter = counter;
+        case.rule = rule;
+        case.zone = zone;
+        case.service = service;
+        case.verdict = if verdict == Verdict::Audited as u8 { Verdict::Audited } else { Verdict::Allowed };
+        case.reason = Reason::from_byte(reason).unwrap_or(Reason::NoRule);
+    }
+    true
+}
+
+/// Remembers a case's answer.
+#[inline(always)]
+pub(crate) fn remember(case: &mut Case) {
+    if case.packets != 0 || case.zone == ZoneId::LOOPBACK || !case.verdict.passes() {
+        return;
+    }
+    case.counter = place_of(case);
+    let what = what(case);
+    let Some(place) = place(&case.peer, what) else {
+        return;
+    };
+    // SAFETY: fields of a live map value. Who finds another one writing leaves it alone; the exchanges keep the writes
+    // between them.
+    unsafe {
+        let version = exchange(&raw mut (*place).version, BUSY);
+        if version == BUSY {
+            return;
+        }
+        copy(&raw mut (*place).peer, &case.peer);
+        write_volatile(&raw mut (*place).what, what);
+        write_volatile(&raw mut (*place).expires, case.expires);
+        write_volatile(&raw mut (*place).generation, case.generation);
+        write_volatile(&raw mut (*place).counter, case.counter);
+        write_volatile(&raw mut (*place).rule, case.rule);
+        write_volatile(&raw mut (*place).zone, case.zone);
+        write_volatile(&raw mut (*place).service, case.service);
+        write_volatile(&raw mut (*place).verdict, case.verdict as u8);
+        write_volatile(&raw mut (*place).reason, case.reason as u8);
+        exchange(&raw mut (*place).version, version + 1);
+    }
+}
