@@ -189,6 +189,7 @@ impl Core {
                 return Err(error);
             }
         };
+        tell_rules(&collector, &made);
         Ok(Self {
             fresh_counters,
             started: Timestamp::now(),
@@ -348,6 +349,7 @@ impl Core {
         let (made, generation) =
             self.maker.install(prepared, origin, standings, &self.collector, &mut datapath)?;
         self.maker.prune(&made.intent, self.guarding.former());
+        tell_rules(&self.collector, &made);
         self.in_force.store(Arc::new(made));
         self.revoker.policy_changed();
         self.names.policy_changed();
@@ -380,6 +382,15 @@ impl Core {
         let generation = self.generation().ok();
         write(&turn.journal, &change, None, generation);
         self.settle(turn);
+    }
+}
+
+/// Lets the history know since when which rules are in force.
+fn tell_rules(collector: &Collector, now: &InForce) {
+    if let Some(recorder) = collector.recorder() {
+        let exceptions = now.intent.around.exceptions.iter().map(|exception| &exception.id);
+        let rules = now.intent.stance.policy.rules.iter().map(|rule| &rule.id).chain(exceptions);
+        recorder.rules_in_force(rules.map(|id| id.as_str().into()));
     }
 }
 

@@ -18,7 +18,7 @@ mod starting;
 mod tampering;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use crate::config::{self, Config, SinkTarget};
 use crate::control::{self, ControlSocket};
 use crate::datapath::{Datapath, Place, Seeded, host};
 use crate::policy::Lists;
+use crate::history::Recorder;
 use crate::rollout::history::History;
 use crate::rollout::journal::Action;
 use crate::state::StateDir;
@@ -161,6 +162,7 @@ fn load(
     };
     let history = History::open(&options.state_dir)?;
     let sinks = start_sinks(&config)?;
+    let recorder = start_recorder(&config, &options.state_dir)?;
     let mut datapath = Datapath::open(&place, remembered.registry.is_none())?;
     let kernel = datapath.in_force()?;
     for record in remembered.standings.unfulfilled(kernel.generation) {
@@ -185,7 +187,7 @@ fn load(
     }
     let recovered = remembered.recovered(&options.state_dir, kernel.generation);
     let processes = Box::new(ProcFs::new(cgroups));
-    let collector = |context| Collector::new(context, processes, sinks);
+    let collector = |context| Collector::new(context, processes, sinks).with_recorder(recorder);
     let maker = Maker { config, host: name.into(), state, history };
     // What other zone files than those that stood take the place of, which is watched too.
     let loads = intent.stance.record == 0;
@@ -224,6 +226,14 @@ fn start_sinks(config: &Config) -> Result<Vec<Sink>, StartError> {
         started.push(result.map_err(|source| StartError::Sink { name, source })?);
     }
     Ok(started)
+}
+
+fn start_recorder(config: &Config, state_dir: &Path) -> Result<Option<Arc<Recorder>>, StartError> {
+    if !config.history.enabled {
+        return Ok(None);
+    }
+    let started = Recorder::start(state_dir, &config.history);
+    started.map(|recorder| Some(Arc::new(recorder))).map_err(system("start a thread for the flow history"))
 }
 
 /// Hands what the programs log to this agent's own log.

@@ -227,7 +227,7 @@ impl Agent for Handle {
         Ok(ExceptionOutcome { exception, generation, warnings })
     }
 
-    fn history(&self) -> Result<History, ControlError> {
+    fn policies(&self) -> Result<History, ControlError> {
         let (policies, problems) = self.core.past().map_err(|e| ControlError::from(ChangeError::from(e)))?;
         Ok(History { policies, problems })
     }

@@ -151,6 +151,7 @@ impl Handle {
                 .into_iter()
                 .map(|s| SinkState { name: s.name, up: s.up, error: s.error })
                 .collect(),
+            history: core.collector.recorder().map(|recorder| recorder.status()),
             metrics: Some(self.metrics.to_string()),
             warnings,
         }

@@ -28,7 +28,7 @@ impl Rollback {
     pub(super) async fn run(self) -> Outcome {
         let client = self.reach.client();
         if self.list {
-            let history = client.history().await?;
+            let history = client.policies().await?;
             if self.output.is_json() {
                 output::json(&history)?;
             } else {

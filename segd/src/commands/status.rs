@@ -9,6 +9,7 @@ use super::output::{self, Output};
 use super::{Outcome, Reach, exception};
 use crate::control::api::{ModeEntry, ModeOverride, Status};
 use crate::control::changes::GuardStatus;
+use crate::history::HistoryStatus;
 
 #[derive(Args, Debug)]
 pub(super) struct Show {
@@ -86,6 +87,9 @@ fn text(status: &Status, now: Timestamp) -> String {
         };
         line("sink", format!("{} is {how}", sink.name));
     }
+    if let Some(history) = &status.history {
+        line("history", recorded(history, now));
+    }
     if let Some(metrics) = &status.metrics {
         line("metrics", format!("http://{metrics}/metrics"));
     }
@@ -114,6 +118,22 @@ fn text(status: &Status, now: Timestamp) -> String {
         let _ = write!(out, "\n\nwarning: {warning}");
     }
     out
+}
+
+fn recorded(history: &HistoryStatus, now: Timestamp) -> String {
+    let span = history.oldest.map_or_else(|| "nothing yet".to_owned(), |oldest| age(now, oldest));
+    let (size, most) = (mebibytes(history.bytes), mebibytes(history.max_bytes));
+    let rows = history.rows;
+    let size = format!("{span}, {rows} summaries, {size} of {most} MiB");
+    match &history.error {
+        None => size,
+        Some(error) => format!("{size}; not being written: {error}"),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
 fn guarded(guard: &GuardStatus, now: Timestamp) -> String {

@@ -1,5 +1,6 @@
 //! `segd.toml`: how the agent on this host runs. What traffic is allowed is in the zone files, not here.
 
+mod history;
 mod names;
 mod parse;
 pub(crate) mod units;
@@ -15,6 +16,7 @@ use crate::policy::diagnostics::Diagnostics;
 use crate::policy::failsafe::{Failsafe, default_failsafes};
 use crate::policy::source::{ReadError, Sources};
 
+pub use history::HistoryConfig;
 pub use names::NamesConfig;
 
 /// Where the agent looks for its configuration.
@@ -45,6 +47,8 @@ pub struct Config {
     pub max_exception_ttl: Duration,
     /// `[names]`.
     pub names: NamesConfig,
+    /// `[history]`.
+    pub history: HistoryConfig,
 }
 
 /// How long an exception may live unless `max_exception_ttl` says otherwise.
@@ -125,6 +129,7 @@ impl Default for Config {
             on_revoke: OnRevoke::default(),
             max_exception_ttl: DEFAULT_MAX_EXCEPTION_TTL,
             names: NamesConfig::default(),
+            history: HistoryConfig::default(),
         }
     }
 }

@@ -8,15 +8,15 @@ use segd_common::traffic::{Direction, Verdict, protocol};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, HostConfig, OnRevoke, Rotate, Sink, SinkTarget, names, units};
+use super::{Config, HostConfig, OnRevoke, Rotate, Sink, SinkTarget, history, names, units};
 use crate::policy::diagnostics::{Diagnostics, suggest};
 use crate::policy::failsafe::{Failsafe, check_ports};
 use crate::policy::load::{parse_cidr, parse_ports};
 use crate::policy::source::{Placed, Sources};
 use crate::policy::walk::{Section, Walk, in_order};
 
-const TABLES: [&str; 8] =
-    ["host", "policy", "enforcement", "failsafe", "metrics", "sink", "control", "names"];
+const TABLES: [&str; 9] =
+    ["host", "policy", "enforcement", "failsafe", "metrics", "sink", "control", "names", "history"];
 
 pub(super) type Value<'t> = &'t Spanned<DeValue<'t>>;
 
@@ -71,6 +71,7 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, config: &mut Config) {
                 }
             }
             "names" => names::read(walk, value, &mut config.names),
+            "history" => history::read(walk, value, &mut config.history),
             _ => {
                 let help = suggest(key, "valid tables", TABLES);
                 walk.found.error(place, format!("unknown table or key `{key}`")).help = help;

@@ -40,6 +40,11 @@ servers = ["10.0.0.53", "127.0.0.1:5353", "[2001:db8::53]:53"]
 min_ttl = "10s"
 max_ttl = "2h"
 timeout = "3s"
+
+[history]
+enabled = false
+days = 90
+size = "1GiB"
 "#;
 
 #[test]
@@ -79,6 +84,7 @@ fn every_key() {
                 max_ttl: Duration::from_secs(7200),
                 timeout: Duration::from_secs(3),
             },
+            history: HistoryConfig { enabled: false, days: 90, size: 1 << 30 },
         }
     );
 }
@@ -138,6 +144,11 @@ servers = ["dns.example.com"]
 min_ttl = "2h"
 timeout = "10m"
 ttl = "1s"
+[history]
+enabled = "no"
+days = 0
+size = "1MiB"
+keep = 3
 "#;
     let found = parse("segd.toml", text).unwrap_err();
     let lines: Vec<String> =
@@ -165,6 +176,10 @@ ttl = "1s"
             "27:11: `min_ttl` is more than `max_ttl`",
             "28:11: `10m` is not a valid `timeout`",
             "29:1: unknown key `ttl` in [names]",
+            "31:11: `enabled` must be `true` or `false`, not a string",
+            "32:8: `days` must be from 1 to 3650",
+            "33:8: `1MiB` is not a valid `size`",
+            "34:1: unknown key `keep` in [history]",
         ]
     );
 }

@@ -1,5 +1,6 @@
 //! What goes over the control socket when people ask. `GET /v1/status` answers [`Status`]; `GET /v1/flows` takes
-//! [`FlowsQuery`] and answers [`FlowLine`]s. Errors are [`ErrorBody`]. For changes see
+//! [`FlowsQuery`] and answers [`FlowLine`]s, `GET /v1/history` takes [`HistoryQuery`] and answers [`HistoryLine`]s,
+//! `GET /v1/history/rules` answers [`RuleFacts`](crate::history::RuleFacts). Errors are [`ErrorBody`]. For changes see
 //! [`changes`](super::changes).
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{Break, GuardStatus, PendingStatus};
 use super::optional_named;
+use crate::history::{HistoryStatus, Range, Summary};
 use crate::policy::model::Exception;
 use crate::telemetry::filter::{Filter, FilterError};
 use crate::telemetry::named;
@@ -55,6 +57,9 @@ pub struct Status {
     pub lost: Vec<StageLoss>,
     /// Sinks of flow records.
     pub sinks: Vec<SinkState>,
+    /// What flowed before, if it is recorded.
+    #[serde(default)]
+    pub history: Option<HistoryStatus>,
     /// Where metrics are served, as `address:port`.
     pub metrics: Option<String>,
     /// What a person should look at.
@@ -252,12 +257,76 @@ pub enum QueryError {
     /// Neither true nor false.
     #[error("`follow` is true or false, not `{0}`")]
     Follow(String),
+    /// No instant.
+    #[error("`{key}` is an instant like `2026-11-22T18:00:00Z`, not `{value}`")]
+    Time {
+        /// `since` or `until`.
+        key: String,
+        /// What was given.
+        value: String,
+    },
     /// No number.
     #[error("`last` is a number of records, not `{0}`")]
     Last(String),
+    /// A key that is not known.
+    #[error("there is no `{0}` to ask for")]
+    Key(String),
     /// One of the filters.
     #[error(transparent)]
     Filter(#[from] FilterError),
+}
+
+/// Which part of the history to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryQuery(pub Range);
+
+impl HistoryQuery {
+    /// As a URL's query, without `?`.
+    #[must_use]
+    pub fn to_query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (key, time) in [("since", self.0.since), ("until", self.0.until)] {
+            query.extend_pairs(time.map(|time| (key, time.to_string())));
+        }
+        query.finish()
+    }
+
+    /// From a URL's query.
+    ///
+    /// # Errors
+    /// An unknown key or a value that is not valid for it.
+    pub fn from_query(query: &str) -> Result<Self, QueryError> {
+        let mut range = Range::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            let time = || {
+                value.parse().map_err(|_| QueryError::Time { key: key.to_string(), value: value.to_string() })
+            };
+            match &*key {
+                "since" => range.since = Some(time()?),
+                "until" => range.until = Some(time()?),
+                _ => return Err(QueryError::Key(key.into())),
+            }
+        }
+        Ok(Self(range))
+    }
+}
+
+/// A line of the answer to `GET /v1/history`. The last one is no summary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum HistoryLine {
+    /// It was read to the end.
+    Complete {
+        /// Lines before this one.
+        summaries: u64,
+    },
+    /// It could not be read on.
+    Failed {
+        /// Why.
+        error: String,
+    },
+    /// A part of it.
+    Summary(Box<Summary>),
 }
 
 /// A line of the answer to `GET /v1/flows`.
@@ -284,6 +353,12 @@ pub struct ErrorBody {
     /// Traffic that a refused change would break.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breaks: Vec<Break>,
+}
+
+impl ErrorBody {
+    pub(super) fn new(error: impl ToString, help: Option<&str>) -> Self {
+        Self { error: error.to_string(), help: help.map(str::to_owned), breaks: Vec::new() }
+    }
 }
 
 /// Why the agent did not do what it was asked.

@@ -1,5 +1,5 @@
 //! What goes over the control socket when people change what is in force: `POST /v1/mode`, `/v1/apply`,
-//! `/v1/confirm`, `/v1/rollback`, `/v1/exceptions` and `/v1/exceptions/revoke`; `GET /v1/history` and
+//! `/v1/confirm`, `/v1/rollback`, `/v1/exceptions` and `/v1/exceptions/revoke`; `GET /v1/policies` and
 //! `/v1/exceptions`.
 
 use jiff::Timestamp;

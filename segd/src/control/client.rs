@@ -16,21 +16,20 @@ use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::api::{ErrorBody, FlowLine, FlowsQuery, Status};
+use super::api::{ErrorBody, FlowLine, FlowsQuery, HistoryLine, HistoryQuery, Status};
 use super::changes::{
     Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
     ModeOutcome, ModeRequest, RollbackRequest, Safety,
 };
+use super::lines::Lines;
 use super::socket::SOCKET_FILE;
+use crate::history::{RuleFacts, Summary};
 
 /// For an answer to begin and, but for streams, to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of an answer that is no stream.
 const MAX_ANSWER: usize = 64 << 20;
-
-/// Bytes of one line of a stream.
-const MAX_LINE: usize = 1 << 20;
 
 /// Talks to the agent of one run directory. Each request has its own connection.
 #[derive(Clone, Debug)]
@@ -145,9 +144,32 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn history(&self) -> Result<History, ClientError> {
-        let (answer, _connection) = self.send(Method::GET, "/v1/history", Bytes::new()).await?;
+    pub async fn policies(&self) -> Result<History, ClientError> {
+        let (answer, _connection) = self.send(Method::GET, "/v1/policies", Bytes::new()).await?;
         self.read(answer).await
+    }
+
+    /// What flowed before, by hours.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::Failed`] also if the agent records none.
+    pub async fn history(&self, query: &HistoryQuery) -> Result<SummaryStream, ClientError> {
+        let path = format!("/v1/history?{}", query.to_query());
+        Ok(SummaryStream { lines: self.lines(&path).await?, received: 0 })
+    }
+
+    /// What is known of the rules that are or were in force, by id.
+    ///
+    /// # Errors
+    /// As [`Client::history`].
+    pub async fn rules(&self) -> Result<Vec<RuleFacts>, ClientError> {
+        let (answer, _connection) = self.send(Method::GET, "/v1/history/rules", Bytes::new()).await?;
+        self.read(answer).await
+    }
+
+    async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
+        let (answer, connection) = self.send(Method::GET, path, Bytes::new()).await?;
+        Ok(Lines::new(self.clone(), answer.into_body(), connection))
     }
 
     /// Adds an exception.
@@ -181,15 +203,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn flows(&self, query: &FlowsQuery) -> Result<FlowStream, ClientError> {
-        let path = format!("/v1/flows?{}", query.to_query());
-        let (answer, connection) = self.send(Method::GET, &path, Bytes::new()).await?;
-        Ok(FlowStream {
-            client: self.clone(),
-            body: answer.into_body(),
-            received: Vec::new(),
-            searched: 0,
-            _connection: connection,
-        })
+        Ok(FlowStream(self.lines(&format!("/v1/flows?{}", query.to_query())).await?))
     }
 
     async fn send(
@@ -248,14 +262,14 @@ impl Client {
         }
     }
 
-    fn broken(&self, reason: &dyn std::fmt::Display) -> ClientError {
+    pub(super) fn broken(&self, reason: &dyn std::fmt::Display) -> ClientError {
         ClientError::Broken { socket: self.socket.clone(), reason: reason.to_string() }
     }
 }
 
 /// Ends with its owner.
 #[derive(Debug)]
-struct Connection(AbortHandle);
+pub(super) struct Connection(AbortHandle);
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -265,14 +279,7 @@ impl Drop for Connection {
 
 /// The lines of an answer to [`Client::flows`].
 #[derive(Debug)]
-pub struct FlowStream {
-    client: Client,
-    body: Incoming,
-    received: Vec<u8>,
-    /// Bytes of `received` that have no end of a line.
-    searched: usize,
-    _connection: Connection,
-}
+pub struct FlowStream(Lines);
 
 impl FlowStream {
     /// The next line; `None` at the end: all was sent, or the agent ends. May be dropped while it waits;
@@ -281,24 +288,44 @@ impl FlowStream {
     /// # Errors
     /// [`ClientError::Broken`].
     pub async fn next(&mut self) -> Result<Option<FlowLine>, ClientError> {
-        loop {
-            while let Some(end) = self.received[self.searched..].iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.received.drain(..=self.searched + end).collect();
-                self.searched = 0;
-                if line != b"\n" {
-                    let line = serde_json::from_slice(&line).map_err(|error| self.client.broken(&error))?;
-                    return Ok(Some(line));
-                }
+        self.0.next().await
+    }
+}
+
+/// The summaries of an answer to [`Client::history`].
+#[derive(Debug)]
+pub struct SummaryStream {
+    lines: Lines,
+    received: u64,
+}
+
+impl SummaryStream {
+    /// The next one; `None` at the end. By hours; within an hour in no order.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`] also if not everything came; [`ClientError::Failed`] if the agent cannot read on.
+    pub async fn next(&mut self) -> Result<Option<Summary>, ClientError> {
+        match self.lines.next().await? {
+            Some(HistoryLine::Summary(summary)) => {
+                self.received += 1;
+                Ok(Some(*summary))
             }
-            self.searched = self.received.len();
-            if self.received.len() > MAX_LINE {
-                return Err(self.client.broken(&"a line without end"));
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Ok(frame)) => self.received.extend(frame.into_data().unwrap_or_default()),
-                Some(Err(error)) => return Err(self.client.broken(&error)),
-            }
+            Some(HistoryLine::Complete { summaries }) if summaries == self.received => Ok(None),
+            Some(HistoryLine::Failed { error }) => Err(ClientError::Failed(ErrorBody::new(error, None))),
+            _ => Err(self.lines.client().broken(&"the history ended before it was complete")),
         }
+    }
+
+    /// All that are left, sorted by hour and conversation.
+    ///
+    /// # Errors
+    /// As [`SummaryStream::next`].
+    pub async fn all(mut self) -> Result<Vec<Summary>, ClientError> {
+        let mut all = Vec::new();
+        while let Some(summary) = self.next().await? {
+            all.push(summary);
+        }
+        all.sort_unstable_by(|a, b| (a.hour, &a.of).cmp(&(b.hour, &b.of)));
+        Ok(all)
     }
 }

@@ -15,7 +15,7 @@ use crate::telemetry::collector::{Collector, Item, Subscription};
 pub(super) const CHUNKS: usize = 16;
 
 /// A chunk of history ends when it has this many bytes.
-const CHUNK: usize = 32 << 10;
+pub(super) const CHUNK: usize = 32 << 10;
 
 /// A reader that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub(super) async fn send(
 }
 
 /// The reader went away or was too slow.
-struct Gone;
+pub(super) struct Gone;
 
 async fn forward(
     mut from: Subscription,
@@ -74,7 +74,7 @@ async fn forward(
     }
 }
 
-async fn send_chunk(to: &mut Sender<Bytes, Infallible>, chunk: Vec<u8>) -> Result<(), Gone> {
+pub(super) async fn send_chunk(to: &mut Sender<Bytes, Infallible>, chunk: Vec<u8>) -> Result<(), Gone> {
     match timeout(PATIENCE, to.send_data(chunk.into())).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(Gone),

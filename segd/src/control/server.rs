@@ -17,12 +17,13 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Caller, ControlError, ErrorBody, FlowsQuery, Status};
+use super::api::{Caller, ControlError, ErrorBody, FlowsQuery, HistoryQuery, Status};
 use super::changes::{
     Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
     ModeOutcome, ModeRequest, RollbackRequest, Safety,
 };
 use super::flows;
+use super::history;
 use super::peer::Forbidden;
 use super::socket::ControlSocket;
 use crate::http::{self, Limits};
@@ -89,7 +90,7 @@ pub trait Agent: Send + Sync + 'static {
     ///
     /// # Errors
     /// They cannot be read.
-    fn history(&self) -> Result<History, ControlError>;
+    fn policies(&self) -> Result<History, ControlError>;
 
     /// Where flow records come from.
     fn hub(&self) -> &Collector;
@@ -104,7 +105,9 @@ pub async fn serve<A: Agent>(socket: ControlSocket, agent: Arc<A>, shutdown: Can
         .route("/v1/apply", post(apply))
         .route("/v1/confirm", post(confirm))
         .route("/v1/rollback", post(rollback))
-        .route("/v1/history", get(history))
+        .route("/v1/policies", get(policies))
+        .route("/v1/history", get(send_history))
+        .route("/v1/history/rules", get(rules))
         .route("/v1/exceptions", post(add_exception))
         .route("/v1/exceptions/revoke", post(revoke_exception))
         .route("/v1/flows", get(send_flows))
@@ -144,8 +147,8 @@ async fn status<A: Agent>(State(control): State<Control<A>>) -> Response {
     }
 }
 
-async fn history<A: Agent>(State(control): State<Control<A>>) -> Response {
-    match tokio::task::spawn_blocking(move || control.agent.history()).await {
+async fn policies<A: Agent>(State(control): State<Control<A>>) -> Response {
+    match tokio::task::spawn_blocking(move || control.agent.policies()).await {
         Ok(Ok(history)) => Json(history).into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), None),
@@ -209,10 +212,7 @@ async fn send_flows<A: Agent>(State(control): State<Control<A>>, RawQuery(query)
         Ok(query) => query,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string(), None),
     };
-    let Ok(turn) = control.streams.try_acquire_owned() else {
-        let error = format!("{STREAMS} readers follow the flows of this host already");
-        return failure(StatusCode::SERVICE_UNAVAILABLE, error, Some("end one of them".into()));
-    };
+    let Ok(turn) = control.streams.try_acquire_owned() else { return too_many() };
     let (to, body) = Channel::new(flows::CHUNKS);
     let follow = query.follow;
     // Before the answer begins, so that whoever has it misses nothing of what happens then.
@@ -222,6 +222,33 @@ async fn send_flows<A: Agent>(State(control): State<Control<A>>, RawQuery(query)
         drop(turn);
     });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+}
+
+async fn send_history<A: Agent>(
+    State(control): State<Control<A>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ControlError> {
+    let query = HistoryQuery::from_query(&query.unwrap_or_default())
+        .map_err(|error| ControlError::Invalid(ErrorBody::new(error, None)))?;
+    let Ok(turn) = control.streams.try_acquire_owned() else { return Ok(too_many()) };
+    let reader = history::reader(control.agent.hub()).await?;
+    let (to, body) = Channel::new(flows::CHUNKS);
+    tokio::spawn(async move {
+        history::send(reader, query.0, to, control.shutdown).await;
+        drop(turn);
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response())
+}
+
+async fn rules<A: Agent>(State(control): State<Control<A>>) -> Result<Response, ControlError> {
+    let reader = history::reader(control.agent.hub()).await?;
+    let rules = history::blocking(move || reader.rules()).await?;
+    Ok(Json(rules).into_response())
+}
+
+fn too_many() -> Response {
+    let error = format!("{STREAMS} readers follow the flows of this host already");
+    failure(StatusCode::SERVICE_UNAVAILABLE, error, Some("end one of them".into()))
 }
 
 async fn no_such_route() -> Response {

@@ -15,6 +15,7 @@ use super::filter::Filter;
 use super::process::{ProcessInfo, ProcessLookup};
 use super::record::{Context, FlowRecord, Process};
 use super::sink::{Sink, SinkStatus};
+use crate::history::Recorder;
 
 /// Records that [`Collector::subscribe`] can look back on.
 pub const HISTORY: usize = 4096;
@@ -31,6 +32,7 @@ pub struct Collector {
     context: ArcSwap<Context>,
     processes: Box<dyn ProcessLookup>,
     sinks: Vec<Sink>,
+    recorder: Option<Arc<Recorder>>,
     history: Mutex<VecDeque<Arc<FlowRecord>>>,
     live: broadcast::Sender<Arc<FlowRecord>>,
     clock_offset_ns: AtomicI64,
@@ -49,6 +51,7 @@ impl Collector {
             context: ArcSwap::from_pointee(context),
             processes,
             sinks,
+            recorder: None,
             history: Mutex::new(VecDeque::with_capacity(HISTORY)),
             live: broadcast::Sender::new(LAG),
             clock_offset_ns: AtomicI64::new(BootClock::now().offset_ns),
@@ -57,6 +60,18 @@ impl Collector {
             lost_decode: AtomicU64::new(0),
             lost_stream: Arc::default(),
         }
+    }
+
+    /// The same, with a recorder of what flowed.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Option<Arc<Recorder>>) -> Self {
+        Self { recorder, ..self }
+    }
+
+    /// What flowed before, if it is recorded.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorder.as_ref()
     }
 
     /// Takes the names of a newly loaded policy. To be called before its first event can come.
@@ -139,7 +154,7 @@ impl Collector {
 
     /// Records lost in user space since the start, by stage: `decode` (an event that could not be read),
     /// `stream` (a live reader was too slow), `sink:NAME` (its queue was full), `sink:NAME:write` (it could
-    /// not write).
+    /// not write), `history` (its queue was full, or it could not be written for an hour).
     #[must_use]
     pub fn lost(&self) -> Vec<(String, u64)> {
         let mut lost = vec![
@@ -150,6 +165,7 @@ impl Collector {
             lost.push((format!("sink:{}", sink.name), sink.lost_queue));
             lost.push((format!("sink:{}:write", sink.name), sink.lost_write));
         }
+        lost.extend(self.recorder.iter().map(|recorder| ("history".to_owned(), recorder.status().lost)));
         lost
     }
 
@@ -159,13 +175,16 @@ impl Collector {
         self.sinks.iter().map(Sink::status).collect()
     }
 
-    /// Lets the sinks write what is queued, each for at most `patience`. Blocks. Later events reach no sink.
+    /// Lets the sinks and the recorder write what is queued, each for at most `patience`. Blocks. Later events reach no sink.
     pub fn close_sinks(&self, patience: Duration) {
         for sink in &self.sinks {
             if !sink.close(patience) {
                 let name = sink.status().name;
                 tracing::warn!(sink = name, "the sink did not end in time; its last records may be lost");
             }
+        }
+        if self.recorder.as_ref().is_some_and(|recorder| !recorder.close(patience)) {
+            tracing::warn!("the flow history did not end in time; its last records may be lost");
         }
     }
 }
@@ -205,9 +224,12 @@ impl Drop for Batch<'_> {
         if self.records.is_empty() {
             return;
         }
-        let Collector { sinks, live, .. } = self.collector;
+        let Collector { sinks, recorder, live, .. } = self.collector;
         for sink in sinks {
             sink.offer(&self.records);
+        }
+        if let Some(recorder) = recorder {
+            recorder.offer(&self.records);
         }
         let mut history = self.collector.history();
         for record in self.records.drain(..) {

@@ -179,6 +179,16 @@ impl Scrape {
         for sink in self.collector.sinks() {
             families.add("segd_sink_up", &[&sink.name], f64::from(u8::from(sink.up)));
         }
+        if let Some(history) = self.collector.recorder().map(|recorder| recorder.status()) {
+            families.add("segd_history_up", &[], f64::from(u8::from(history.up)));
+            families.add("segd_history_bytes", &[], history.bytes as f64);
+            families.add("segd_history_max_bytes", &[], history.max_bytes as f64);
+            families.add("segd_history_rows", &[], history.rows as f64);
+            if let Some(oldest) = history.oldest {
+                let oldest = oldest.as_duration().as_secs_f64();
+                families.add("segd_history_oldest_timestamp_seconds", &[], oldest);
+            }
+        }
         families.add("segd_scrape_errors_total", &[], self.errors.load(Ordering::Relaxed) as f64);
         families.add("segd_build_info", &[env!("CARGO_PKG_VERSION")], 1.0);
     }

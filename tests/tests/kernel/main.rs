@@ -9,6 +9,7 @@ mod deadline;
 mod exceptions;
 mod failsafe;
 mod guard;
+mod history;
 mod identities;
 mod modes;
 mod names;

@@ -48,6 +48,7 @@ impl Agent for Fake {
             flows: FlowCounts { allowed: 1, audited: 2, denied: 3 },
             lost: vec![],
             sinks: vec![],
+            history: None,
             metrics: Some("127.0.0.1:9464".into()),
             warnings: vec![],
         }
@@ -84,7 +85,7 @@ impl Agent for Fake {
         Err(ControlError::Invalid(body(&format!("there is no exception `{}`", request.id), None)))
     }
 
-    fn history(&self) -> Result<History, ControlError> {
+    fn policies(&self) -> Result<History, ControlError> {
         Ok(History { policies: vec![], problems: vec!["3.json is damaged".into()] })
     }
 
@@ -179,7 +180,7 @@ async fn changes_come_through_with_their_answers() {
     let client = &running.client;
     let outcome = client.confirm(&ConfirmRequest::default()).await.unwrap();
     assert_eq!((outcome.changed, outcome.generation), (true, 5));
-    assert_eq!(client.history().await.unwrap().problems, ["3.json is damaged"]);
+    assert_eq!(client.policies().await.unwrap().problems, ["3.json is damaged"]);
     let exception = ExceptionRequest {
         from: "mars".into(),
         to: "orders".into(),

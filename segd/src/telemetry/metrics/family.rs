@@ -44,6 +44,11 @@ descriptions! {
     "segd_map_capacity" GAUGE &["map"], "Entries that a kernel table can hold";
     "segd_attached_programs" GAUGE &["hook"], "Programs of segd that are attached to a hook";
     "segd_sink_up" GAUGE &["sink"], "1 if a sink's last write succeeded";
+    "segd_history_up" GAUGE &[], "1 if the last write of the flow history succeeded";
+    "segd_history_bytes" GAUGE &[], "Size of the flow history on disk";
+    "segd_history_max_bytes" GAUGE &[], "Size that the flow history may have";
+    "segd_history_rows" GAUGE &[], "Summaries in the flow history";
+    "segd_history_oldest_timestamp_seconds" GAUGE &[], "When the first hour in the flow history began; absent: it is empty";
     "segd_scrape_errors_total" COUNTER &[], "Scrapes for which the kernel could not be read";
     "segd_build_info" GAUGE &["version"], "The running version; always 1";
 }
