@@ -206,7 +206,7 @@ fn load(
 fn start_sinks(config: &Config) -> Result<Vec<Sink>, StartError> {
     let mut started = Vec::new();
     for sink in &config.sinks {
-        let filter = Filter { verdict: sink.verdicts.clone(), ..Filter::default() };
+        let filter = Filter::of_verdicts(&sink.verdicts);
         let (name, result) = match &sink.target {
             SinkTarget::Stdout => {
                 ("stdout".to_owned(), sink::stdout::start("stdout", filter).map_err(Into::into))

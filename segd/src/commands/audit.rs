@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, civil};
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 
 use super::output::{self, Output};
-use super::{Failure, NO, Outcome};
-use crate::policy::duration::duration as parse_duration;
+use super::{Failure, NO, Outcome, when};
 use crate::rollout::journal::{self, Action, Line, Verified, VerifyError, Visit};
 use crate::telemetry::text::printable;
 
@@ -23,7 +22,7 @@ pub(super) struct Audit {
     #[arg(long, value_name = "DIR", default_value = super::DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
     /// Only what happened since: 2h, 7d, 2027-06-30, 2027-06-30T18:00:00Z
-    #[arg(long, value_name = "WHEN", value_parser = since)]
+    #[arg(long, value_name = "WHEN", value_parser = when::past)]
     since: Option<Timestamp>,
     /// Only this action; may be given several times
     #[arg(long, value_name = "ACTION", value_parser = actions())]
@@ -38,15 +37,6 @@ pub(super) struct Audit {
 fn actions() -> impl clap::builder::TypedValueParser<Value = Action> {
     PossibleValuesParser::new(Action::ALL.iter().map(|action| action.name()))
         .map(|name| name.parse().unwrap_or(Action::Unknown))
-}
-
-fn since(text: &str) -> Result<Timestamp, String> {
-    let ago = parse_duration(text).and_then(|ago| SignedDuration::try_from(ago).ok());
-    let local = || text.parse::<civil::DateTime>().ok()?.to_zoned(TimeZone::system()).ok();
-    ago.and_then(|ago| Timestamp::now().checked_sub(ago).ok())
-        .or_else(|| text.parse().ok())
-        .or_else(|| Some(local()?.timestamp()))
-        .ok_or_else(|| "write it like `2h`, `7d`, `2027-06-30` or `2027-06-30T18:00:00+02:00`".to_owned())
 }
 
 /// What `--verify --output json` prints.
@@ -272,14 +262,5 @@ TIME                     ACTION         WHO                       GENERATION  RE
         for arguments in [&[][..], &["--action", "start"], &["--verify"], &["--verify", "-o", "json"]] {
             assert_eq!(run(arguments), NO, "{arguments:?}");
         }
-    }
-
-    #[test]
-    fn since_when() {
-        let hours = Timestamp::now().duration_since(since("2h").unwrap()).as_secs();
-        assert!((7199..7210).contains(&hours), "{hours}");
-        assert_eq!(since("2026-10-18T12:00:00+02:00").unwrap().to_string(), "2026-10-18T10:00:00Z");
-        assert!(since("2026-10-18").is_ok() && since("2026-10-18 12:00").is_ok());
-        assert!(since("yesterday").unwrap_err().contains("`7d`"));
     }
 }

@@ -9,14 +9,17 @@ mod detach;
 mod doctor;
 mod exception;
 mod explain;
+mod filters;
 mod flows;
 mod mode;
 mod observed;
 mod output;
+mod progress;
 mod rollback;
 mod run;
 mod safety;
 mod status;
+mod when;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -1,8 +1,12 @@
 //! The words of a decision as text: in records, in filters and on the control socket.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use segd_common::event::Kind;
 use segd_common::traffic::{Direction, Mode, Reason, Verdict};
-use serde::{Deserialize, Deserializer, Serializer, de};
+use serde::de::{self, Visitor};
+use serde::{Deserializer, Serializer};
 
 /// A closed set of words. Use as `#[serde(with = "named")]`.
 pub(crate) trait Named: Copy + 'static {
@@ -55,8 +59,19 @@ pub(crate) fn serialize<T: Named, S: Serializer>(value: &T, to: S) -> Result<S::
 }
 
 pub(crate) fn deserialize<'de, T: Named, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
-    let text = std::borrow::Cow::<str>::deserialize(from)?;
-    parse(&text).map_err(de::Error::custom)
+    struct Word<T>(PhantomData<T>);
+    impl<T: Named> Visitor<'_> for Word<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a {}", T::WHAT)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            parse(text).map_err(E::custom)
+        }
+    }
+    from.deserialize_str(Word(PhantomData))
 }
 
 #[cfg(test)]
