@@ -38,13 +38,15 @@ pub enum Kind {
     Deny = 2,
     /// A flow that passed was cut by a newer policy.
     Revoke = 3,
+    /// Several allowed flows of one conversation began or ended. Made in user space only: no event of the kernel is one.
+    Summary = 4,
 }
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: &[Self] = &[Self::Open, Self::Close, Self::Deny, Self::Revoke];
+    pub const ALL: &[Self] = &[Self::Open, Self::Close, Self::Deny, Self::Revoke, Self::Summary];
 
-    /// The kind that byte `b` stands for.
+    /// The kind that byte `b` of an event stands for.
     #[must_use]
     pub const fn from_byte(b: u8) -> Option<Self> {
         match b {
@@ -64,6 +66,7 @@ impl Kind {
             Self::Close => "close",
             Self::Deny => "deny",
             Self::Revoke => "revoke",
+            Self::Summary => "summary",
         }
     }
 }

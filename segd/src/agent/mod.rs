@@ -13,6 +13,7 @@ mod memory;
 mod naming;
 mod requests;
 mod revoke;
+mod sinks;
 mod standing;
 mod starting;
 mod tampering;
@@ -36,7 +37,7 @@ use maker::Maker;
 use naming::Naming;
 use starting::Beginning;
 
-use crate::config::{self, Config, SinkTarget};
+use crate::config::{self, Config};
 use crate::control::{self, ControlSocket};
 use crate::datapath::{Datapath, Place, Seeded, host};
 use crate::policy::Lists;
@@ -44,11 +45,10 @@ use crate::history::Recorder;
 use crate::rollout::history::History;
 use crate::rollout::journal::Action;
 use crate::state::StateDir;
+use crate::telemetry::Collector;
 use crate::telemetry::exporter::{self, Exporter};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::process::ProcFs;
-use crate::telemetry::sink::{self, Sink};
-use crate::telemetry::{Collector, Filter};
 
 /// How long sinks may take to write what is queued when the agent ends.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -161,7 +161,7 @@ fn load(
             .into_owned(),
     };
     let history = History::open(&options.state_dir)?;
-    let sinks = start_sinks(&config)?;
+    let sinks = sinks::start(&config)?;
     let recorder = start_recorder(&config, &options.state_dir)?;
     let mut datapath = Datapath::open(&place, remembered.registry.is_none())?;
     let kernel = datapath.in_force()?;
@@ -201,31 +201,6 @@ fn load(
         core.note(&Change::own(Action::Expire).because("nobody confirmed the change in time"));
     }
     Ok(core)
-}
-
-fn start_sinks(config: &Config) -> Result<Vec<Sink>, StartError> {
-    let mut started = Vec::new();
-    for sink in &config.sinks {
-        let filter = Filter::of_verdicts(&sink.verdicts);
-        let (name, result) = match &sink.target {
-            SinkTarget::Stdout => {
-                ("stdout".to_owned(), sink::stdout::start("stdout", filter).map_err(Into::into))
-            }
-            SinkTarget::File { path, rotate } => {
-                let name = path.display().to_string();
-                let options = sink::file::FileOptions {
-                    path: path.clone(),
-                    size: rotate.size,
-                    age: rotate.age,
-                    keep: rotate.keep,
-                };
-                let result = sink::file::start(&name, filter, options).map_err(Into::into);
-                (name, result)
-            }
-        };
-        started.push(result.map_err(|source| StartError::Sink { name, source })?);
-    }
-    Ok(started)
 }
 
 fn start_recorder(config: &Config, state_dir: &Path) -> Result<Option<Arc<Recorder>>, StartError> {

@@ -149,7 +149,12 @@ impl Handle {
                 .collector
                 .sinks()
                 .into_iter()
-                .map(|s| SinkState { name: s.name, up: s.up, error: s.error })
+                .map(|s| SinkState {
+                    lost: s.lost_queue + s.lost_write,
+                    name: s.name,
+                    up: s.up,
+                    error: s.error,
+                })
                 .collect(),
             history: core.collector.recorder().map(|recorder| recorder.status()),
             metrics: Some(self.metrics.to_string()),

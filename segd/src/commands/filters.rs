@@ -39,7 +39,7 @@ fn option(key: Key) -> (&'static str, &'static str, &'static str) {
             "Only this local process: its name, its program's path or file name, or its systemd unit",
         ),
         Key::Direction => ("filter-direction", "DIRECTION", "Only `outbound` or `inbound`"),
-        Key::Event => ("filter-event", "EVENT", "Only these events: open, close, deny, revoke"),
+        Key::Event => ("filter-event", "EVENT", "Only these events: open, close, deny, revoke, summary"),
         Key::Reason => (
             "filter-reason",
             "REASON",

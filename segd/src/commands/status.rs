@@ -10,6 +10,7 @@ use super::{Outcome, Reach, exception};
 use crate::control::api::{ModeEntry, ModeOverride, Status};
 use crate::control::changes::GuardStatus;
 use crate::history::HistoryStatus;
+use crate::telemetry::text::printable;
 
 #[derive(Args, Debug)]
 pub(super) struct Show {
@@ -85,7 +86,8 @@ fn text(status: &Status, now: Timestamp) -> String {
             None => "down".to_owned(),
             Some(error) => format!("down: {error}"),
         };
-        line("sink", format!("{} is {how}", sink.name));
+        let lost = if sink.lost > 0 { format!(", {} records lost", sink.lost) } else { String::new() };
+        line("sink", printable(&format!("{} is {how}{lost}", sink.name)));
     }
     if let Some(history) = &status.history {
         line("history", recorded(history, now));

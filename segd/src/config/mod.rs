@@ -3,6 +3,7 @@
 mod history;
 mod names;
 mod parse;
+mod sinks;
 pub(crate) mod units;
 
 use std::collections::BTreeMap;
@@ -10,11 +11,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use segd_common::traffic::Verdict;
-
 use crate::policy::diagnostics::Diagnostics;
 use crate::policy::failsafe::{Failsafe, default_failsafes};
 use crate::policy::source::{ReadError, Sources};
+use crate::telemetry::sink::Options;
+use crate::telemetry::sink::syslog::{Address, Facility};
 
 pub use history::HistoryConfig;
 pub use names::NamesConfig;
@@ -77,13 +78,13 @@ pub struct HostConfig {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `[[sink]]`: where flow records go, as JSON lines.
+/// `[[sink]]`: where flow records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
+    /// Its name, what it takes and how.
+    pub options: Options,
     /// Where to.
     pub target: SinkTarget,
-    /// Which flows; all by default.
-    pub verdicts: Vec<Verdict>,
 }
 
 /// Where a sink writes to.
@@ -97,6 +98,18 @@ pub enum SinkTarget {
         path: PathBuf,
         /// When to begin a new one.
         rotate: Rotate,
+    },
+    /// The systemd journal.
+    Journald {
+        /// Where journald listens.
+        socket: PathBuf,
+    },
+    /// A syslog server.
+    Syslog {
+        /// Which one.
+        address: Address,
+        /// Of every message.
+        facility: Facility,
     },
 }
 

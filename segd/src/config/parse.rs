@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use segd_common::traffic::{Direction, Verdict, protocol};
+use segd_common::traffic::{Direction, protocol};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, HostConfig, OnRevoke, Rotate, Sink, SinkTarget, history, names, units};
+use super::{Config, HostConfig, OnRevoke, history, names, sinks, units};
 use crate::policy::diagnostics::{Diagnostics, suggest};
 use crate::policy::failsafe::{Failsafe, check_ports};
 use crate::policy::load::{parse_cidr, parse_ports};
@@ -37,9 +37,7 @@ fn read(walk: &mut Walk, document: &DeTable<'_>, config: &mut Config) {
         match key {
             "host" => host(walk, value, &mut config.host),
             "failsafe" => failsafes(walk, value, config),
-            "sink" => {
-                config.sinks = walk.tables(key, value).into_iter().filter_map(|t| sink(walk, t)).collect();
-            }
+            "sink" => config.sinks = sinks::read(walk, value),
             "policy" => {
                 let Some(section) = table(walk, key, value, &["dir"], &[]) else { continue };
                 if let Some(dir) = path(walk, &section, "dir") {
@@ -112,7 +110,7 @@ fn host(walk: &mut Walk, value: Value<'_>, host: &mut HostConfig) {
     }
 }
 
-fn path(walk: &mut Walk, section: &Section<'_>, key: &str) -> Option<PathBuf> {
+pub(super) fn path(walk: &mut Walk, section: &Section<'_>, key: &str) -> Option<PathBuf> {
     let text = section.string(walk, key)?;
     if text.value.is_empty() || text.value.contains('\0') {
         walk.found.error(text.place, format!("`{key}` is not a path"));
@@ -161,55 +159,6 @@ fn failsafes(walk: &mut Walk, value: Value<'_>, config: &mut Config) {
         }
     }
     config.failsafes = all;
-}
-
-fn sink(walk: &mut Walk, (place, table): (crate::policy::source::Place, &DeTable<'_>)) -> Option<Sink> {
-    let keys = ["type", "path", "verdicts", "rotate"];
-    let section = Section::new(walk, "[[sink]]", place, table, &keys, &[]);
-    section.require(walk, "type", "\"file\" or \"stdout\"");
-    let is_file = section.word(walk, "type", &[("file", true), ("stdout", false)])?;
-    let verdicts = match section.strings(walk, "verdicts", "the sink records nothing") {
-        Some(words) => words.iter().filter_map(|w| verdict(walk, w)).collect(),
-        None => Verdict::ALL.to_vec(),
-    };
-    if is_file {
-        section.require(walk, "path", "\"/var/log/segd/flows.jsonl\"");
-        let path = path(walk, &section, "path");
-        let rotate = rotate(walk, &section);
-        return Some(Sink { target: SinkTarget::File { path: path?, rotate }, verdicts });
-    }
-    for key in ["path", "rotate"] {
-        if let Some(value) = section.value(key) {
-            let place = walk.place(value.span());
-            walk.found.error(place, format!("`{key}` has no meaning for a sink of type `stdout`"));
-        }
-    }
-    Some(Sink { target: SinkTarget::Stdout, verdicts })
-}
-
-fn verdict(walk: &mut Walk, word: &Placed<String>) -> Option<Verdict> {
-    let found = Verdict::ALL.iter().copied().find(|v| v.name() == word.value);
-    if found.is_none() {
-        let help = suggest(&word.value, "verdicts", Verdict::ALL.iter().map(|v| v.name()));
-        walk.found.error(word.place, format!("unknown verdict `{}`", word.value)).help = help;
-    }
-    found
-}
-
-fn rotate(walk: &mut Walk, section: &Section<'_>) -> Rotate {
-    let mut rotate = Rotate::default();
-    let Some(value) = section.value("rotate") else { return rotate };
-    let Some(section) = table(walk, "rotate", value, &["size", "age", "keep"], &[]) else { return rotate };
-    let forms = "write it like `64MiB` or `10MB`, at least 4KiB";
-    let large_enough = |text: &str| units::size(text).filter(|n| *n >= 4096);
-    if let Some(size) = unit(walk, &section, "size", forms, large_enough) {
-        rotate.size = size;
-    }
-    rotate.age = unit(walk, &section, "age", "write it like `24h`, `7d` or `1h 30m`", units::duration);
-    if let Some(keep) = section.integer(walk, "keep", 0..10_001) {
-        rotate.keep = u32::try_from(keep).unwrap_or(u32::MAX);
-    }
-    rotate
 }
 
 pub(super) fn unit<T>(

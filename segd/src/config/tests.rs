@@ -1,5 +1,17 @@
 use super::*;
+use crate::telemetry::Filter;
+use crate::telemetry::sink::Detail;
 use segd_common::traffic::Direction;
+
+fn filter(parts: &[(&str, &str)]) -> Filter {
+    let mut filter = Filter::default();
+    parts.iter().for_each(|(key, value)| filter.set(key, value).unwrap());
+    filter
+}
+
+fn facility(word: &str) -> Facility {
+    Facility::words().into_iter().find(|(name, _)| *name == word).unwrap().1
+}
 
 /// What the README shows; every key there is.
 const FULL: &str = r#"
@@ -32,6 +44,22 @@ rotate = { size = "64MiB", age = "24h", keep = 3 }
 [[sink]]
 type = "stdout"
 
+[[sink]]
+type = "journald"
+detail = "summary"
+window = "5m"
+
+[[sink]]
+type = "syslog"
+name = "siem"
+address = "tcp://logs.example.com:6514"
+facility = "local4"
+filter = { verdict = ["denied"], port = 5432, to = "orders" }
+queue = 1000
+
+[[sink]]
+type = "syslog"
+
 [control]
 group = "wheel"
 
@@ -50,6 +78,7 @@ size = "1GiB"
 #[test]
 fn every_key() {
     let config = parse("segd.toml", FULL).unwrap();
+    let window = Duration::from_secs(300);
     let rotate = Rotate { size: 64 << 20, age: Some(Duration::from_secs(86_400)), keep: 3 };
     assert_eq!(
         config,
@@ -68,10 +97,35 @@ fn every_key() {
             metrics_listen: "[::1]:9464".parse().unwrap(),
             sinks: vec![
                 Sink {
+                    options: Options {
+                        filter: filter(&[("verdict", "denied,audited")]),
+                        ..Options::named("/var/log/segd/flows.jsonl")
+                    },
                     target: SinkTarget::File { path: "/var/log/segd/flows.jsonl".into(), rotate },
-                    verdicts: vec![Verdict::Denied, Verdict::Audited],
                 },
-                Sink { target: SinkTarget::Stdout, verdicts: Verdict::ALL.to_vec() },
+                Sink { options: Options::named("stdout"), target: SinkTarget::Stdout },
+                Sink {
+                    options: Options { detail: Detail::Summary { window }, ..Options::named("journald") },
+                    target: SinkTarget::Journald { socket: "/run/systemd/journal/socket".into() },
+                },
+                Sink {
+                    options: Options {
+                        filter: filter(&[("verdict", "denied"), ("port", "5432"), ("to", "orders")]),
+                        queue: 1000,
+                        ..Options::named("siem")
+                    },
+                    target: SinkTarget::Syslog {
+                        address: "tcp://logs.example.com:6514".parse().unwrap(),
+                        facility: facility("local4"),
+                    },
+                },
+                Sink {
+                    options: Options::named("unix:/dev/log"),
+                    target: SinkTarget::Syslog {
+                        address: Address::Unix("/dev/log".into()),
+                        facility: facility("daemon"),
+                    },
+                },
             ],
             control_group: "wheel".into(),
             on_revoke: OnRevoke::Drop,
@@ -180,6 +234,75 @@ keep = 3
             "32:8: `days` must be from 1 to 3650",
             "33:8: `1MiB` is not a valid `size`",
             "34:1: unknown key `keep` in [history]",
+        ]
+    );
+}
+
+#[test]
+fn sinks_at_fault() {
+    let text = r#"
+[[sink]]
+name = "a"
+type = "jornald"
+detail = "sumary"
+[[sink]]
+type = "syslog"
+address = "tls://logs.example.com"
+facility = "local8"
+queue = 0
+[[sink]]
+type = "journald"
+name = "wms logs"
+window = "1m"
+address = "udp://10.0.0.5"
+filter = { prot = "tcp", port = "70000", from = { zone = "orders" } }
+[[sink]]
+type = "syslog"
+address = "udp://10.0.0.5"
+verdicts = ["denied"]
+filter = { verdict = "audited" }
+[[sink]]
+type = "syslog"
+address = "udp://10.0.0.5:514"
+detail = "summary"
+window = "2h"
+[[sink]]
+type = "file"
+path = "/var/log/flows"
+[[sink]]
+type = "file"
+path = "/var/log/flows"
+name = "again"
+rotate = 3
+[[sink]]
+type = "stdout"
+name = "again"
+queue = "many"
+"#;
+    let found = parse("segd.toml", text).unwrap_err();
+    let lines: Vec<String> =
+        found.items().iter().map(|d| format!("{}:{}: {}", d.line, d.column, d.message)).collect();
+    assert_eq!(
+        lines,
+        [
+            "4:8: `jornald` is not a valid `type`",
+            "5:10: `sumary` is not a valid `detail`",
+            "8:11: `tls://logs.example.com` is no address of a syslog server",
+            "9:12: `local8` is not a valid `facility`",
+            "10:9: `queue` must be from 1 to 1000000",
+            "13:8: `wms logs` is no name for a sink",
+            "14:10: `window` has no meaning without `detail = \"summary\"`",
+            "15:11: `address` has no meaning for a sink of type `journald`",
+            "16:12: unknown filter `prot`: the filters are verdict, zone, from, to, workload, address, port, protocol, service, process, direction, event, reason, rule, host, each also with `not-` before it",
+            "16:33: `70000` is no port: `70000` is no number from 0 to 65535; examples: 5432, tcp/5432, udp/4000-4010, icmp",
+            "16:49: filter `from` must be a string, a number or a list of them",
+            "21:12: `verdicts` says already which ones",
+            "22:1: there are two sinks called `udp://10.0.0.5:514`",
+            "26:10: `2h` is not a valid `window`",
+            "33:8: two sinks write to /var/log/flows",
+            "34:10: `rotate` must be a table, not an integer",
+            "37:8: there are two sinks called `again`",
+            "38:9: `queue` must be a whole number, not a string",
         ]
     );
 }

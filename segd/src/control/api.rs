@@ -200,6 +200,9 @@ pub struct SinkState {
     pub up: bool,
     /// The last error while it is down.
     pub error: Option<String>,
+    /// Records that it lost since the agent's start.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 /// Who asks.

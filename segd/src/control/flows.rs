@@ -9,7 +9,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{FlowLine, FlowsQuery};
+use crate::policy::diagnostics::suggest;
+use crate::telemetry::Filter;
 use crate::telemetry::collector::{Collector, Item, Subscription};
+use crate::telemetry::text::printable;
 
 /// Chunks that wait for a reader.
 pub(super) const CHUNKS: usize = 16;
@@ -22,6 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An empty line as often as this finds out whether a quiet stream's reader is still there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// What is wrong with a filter that names a zone or workload that this host never had in its policy, and what to do.
+pub(super) fn unknown_zone(of: &Collector, filter: &Filter) -> Option<(String, Option<String>)> {
+    let context = of.context();
+    let known: Vec<_> = context.registry.subjects().collect();
+    let unknown = filter.names().find(|name| !known.contains(name))?;
+    let error =
+        format!("no zone or workload of this host's policy is or was called `{}`", printable(unknown));
+    Some((error, suggest(unknown, "there are", known.iter().copied())))
+}
 
 /// Begins to listen to what `query` asks for.
 pub(super) fn subscribe(to: &Collector, query: FlowsQuery) -> Subscription {

@@ -212,6 +212,9 @@ async fn send_flows<A: Agent>(State(control): State<Control<A>>, RawQuery(query)
         Ok(query) => query,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.to_string(), None),
     };
+    if let Some((error, help)) = flows::unknown_zone(control.agent.hub(), &query.filter) {
+        return failure(StatusCode::BAD_REQUEST, error, help);
+    }
     let Ok(turn) = control.streams.try_acquire_owned() else { return too_many() };
     let (to, body) = Channel::new(flows::CHUNKS);
     let follow = query.follow;

@@ -141,15 +141,14 @@ impl Summary {
     /// What one record says.
     #[must_use]
     pub fn of(record: &FlowRecord) -> Self {
-        let begins = matches!(record.event, Kind::Open | Kind::Deny);
-        let none = InOut { received: 0, sent: 0 };
+        let (flows, packets, bytes) = share(record.event, record.count, record.packets, record.bytes);
         Self {
             of: Conversation::of(record),
             hour: hour_of(record.time),
-            flows: if begins { record.count } else { 0 },
-            packets: if begins { none } else { record.packets },
-            bytes: if begins { none } else { record.bytes },
-            first: record.time,
+            flows,
+            packets,
+            bytes,
+            first: record.since.unwrap_or(record.time),
             last: record.time,
         }
     }
@@ -164,6 +163,16 @@ impl Summary {
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
         self.hour = self.hour.min(other.hour);
+    }
+}
+
+/// What a record adds to its hour: flows, where they begin; packets and bytes, where they end.
+pub(super) fn share(event: Kind, count: u64, packets: InOut, bytes: InOut) -> (u64, InOut, InOut) {
+    let none = InOut { received: 0, sent: 0 };
+    match event {
+        Kind::Open | Kind::Deny => (count, none, none),
+        Kind::Close | Kind::Revoke => (0, packets, bytes),
+        Kind::Summary => (count, packets, bytes),
     }
 }
 

@@ -56,6 +56,12 @@ impl Registry {
         Ok(ZoneId(u16::try_from(n).unwrap_or(ZoneId::UNKNOWN.0)))
     }
 
+    /// The names of all zones and workloads that ever had a number, and of the built-in zones.
+    pub fn subjects(&self) -> impl Iterator<Item = &str> {
+        let built_in = BUILT_IN_ZONES.iter().map(|(name, _)| *name);
+        self.subjects.by_name.keys().map(|name| &**name).chain(built_in)
+    }
+
     /// The highest number that a zone or workload has; less than [`ZoneId::FIRST`] if none has one.
     pub(crate) fn last_subject(&self) -> u16 {
         let last = self.subjects.by_number.last_key_value().map(|(n, _)| *n);

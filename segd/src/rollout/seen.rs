@@ -129,7 +129,7 @@ impl Seen {
                     known.last = known.last.max(event.time);
                 }
             }
-            Some(Kind::Deny) | None => {}
+            Some(Kind::Deny | Kind::Summary) | None => {}
         }
     }
 

@@ -153,8 +153,8 @@ impl Collector {
     }
 
     /// Records lost in user space since the start, by stage: `decode` (an event that could not be read),
-    /// `stream` (a live reader was too slow), `sink:NAME` (its queue was full), `sink:NAME:write` (it could
-    /// not write), `history` (its queue was full, or it could not be written for an hour).
+    /// `stream` (a live reader was too slow), `sink:NAME` (its queue was full), `sink:NAME:write` (what it could not
+    /// write at all), `history` (its queue was full, or it could not be written for an hour).
     #[must_use]
     pub fn lost(&self) -> Vec<(String, u64)> {
         let mut lost = vec![
@@ -175,10 +175,13 @@ impl Collector {
         self.sinks.iter().map(Sink::status).collect()
     }
 
-    /// Lets the sinks and the recorder write what is queued, each for at most `patience`. Blocks. Later events reach no sink.
+    /// Lets the sinks and the recorder write what is queued, each kind for at most `patience`. Blocks. Later events reach
+    /// none of them.
     pub fn close_sinks(&self, patience: Duration) {
+        self.sinks.iter().for_each(Sink::begin_close);
+        let until = Instant::now() + patience;
         for sink in &self.sinks {
-            if !sink.close(patience) {
+            if !sink.close(until.saturating_duration_since(Instant::now())) {
                 let name = sink.status().name;
                 tracing::warn!(sink = name, "the sink did not end in time; its last records may be lost");
             }

@@ -12,6 +12,7 @@ pub mod filter;
 pub mod line;
 pub mod metrics;
 pub(crate) mod named;
+pub mod needed;
 pub mod process;
 pub mod protocol;
 pub mod record;

@@ -33,7 +33,10 @@ pub struct FlowRecord {
     pub host: Arc<str>,
     /// The host's labels.
     pub labels: Arc<BTreeMap<String, String>>,
-    /// `open`, `close`, `deny` or `revoke`.
+    /// When the first flow of it began or ended, as `time` is when the last one did. `summary` only.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "optional_microseconds")]
+    pub since: Option<Timestamp>,
+    /// `open`, `close`, `deny`, `revoke` or `summary`.
     #[serde(with = "named")]
     pub event: Kind,
     /// `allowed`, `audited` or `denied`.
@@ -72,11 +75,11 @@ pub struct FlowRecord {
     /// Who made the local socket; of one older than the agent, who had it open. `null` where that is not known, and where
     /// `count` is more than 1.
     pub process: Option<Process>,
-    /// Denials that this record stands for; else 1.
+    /// Denials that this record stands for; flows of a `summary` that began; else 1.
     pub count: u64,
-    /// IP packets so far, seen from this host.
+    /// IP packets so far, seen from this host; those of a `summary` are of the flows that ended.
     pub packets: InOut,
-    /// IP bytes so far, seen from this host.
+    /// IP bytes so far, seen from this host; those of a `summary` are of the flows that ended.
     pub bytes: InOut,
     /// From the decision to the end. `close` and `revoke` only.
     pub duration_ms: Option<u64>,
@@ -91,7 +94,7 @@ pub struct FlowRecord {
 pub struct Endpoint {
     /// Its address; the unspecified one for a local socket that has none yet.
     pub ip: IpAddr,
-    /// Its port; 0 for protocols without ports.
+    /// Its port; 0 for protocols without ports, and for the client of a `summary`.
     pub port: u16,
     /// Its zone. For the local end: the subject.
     pub zone: Arc<str>,
@@ -100,7 +103,7 @@ pub struct Endpoint {
 /// The maker of a socket; for an accepted one, of its listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// In the initial pid namespace.
+    /// In the initial pid namespace; 0 in a `summary` of flows of several processes.
     pub pid: u32,
     /// Name of the thread. The process chooses it: never decide by it.
     pub comm: Arc<str>,
@@ -173,6 +176,7 @@ impl FlowRecord {
         Ok(Self {
             schema: SCHEMA,
             time: clock.wall(event.time),
+            since: None,
             host: Arc::clone(&context.host),
             labels: Arc::clone(&context.labels),
             event: kind,
@@ -250,6 +254,13 @@ impl Process {
 /// RFC 3339, UTC, microseconds.
 pub(crate) fn microseconds<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{time:.6}"))
+}
+
+fn optional_microseconds<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => microseconds(time, to),
+        None => to.serialize_none(),
+    }
 }
 
 #[cfg(test)]

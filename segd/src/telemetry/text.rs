@@ -12,7 +12,8 @@ pub(crate) fn from_padded(bytes: &[u8]) -> String {
     printable(&String::from_utf8_lossy(&bytes[..end]))
 }
 
-fn is_tricky(c: char) -> bool {
+/// Whether a character could move a terminal's cursor, hide or reorder text.
+pub(crate) fn is_tricky(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

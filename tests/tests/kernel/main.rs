@@ -8,6 +8,7 @@ mod crash;
 mod deadline;
 mod exceptions;
 mod failsafe;
+mod flows;
 mod guard;
 mod history;
 mod identities;

@@ -303,6 +303,7 @@ async fn bad_requests_are_explained() {
         ("POST", "/v1/mode", &big, 413, "length limit exceeded"),
         ("GET", "/v1/flows?verdict=x", "", 400, "`x` is no verdict"),
         ("GET", "/v1/flows?colour=x", "", 400, "unknown filter `colour`"),
+        ("GET", "/v1/flows?not-zone=unknown,ordrs", "", 400, "did you mean `orders`?"),
     ] {
         let length = body.len();
         let request = format!(

@@ -21,6 +21,8 @@ use crate::telemetry::{named, protocol};
 pub(super) struct Line<'a> {
     schema: u64,
     pub(super) time: Timestamp,
+    #[serde(default)]
+    pub(super) since: Option<Timestamp>,
     #[serde(borrow)]
     pub(super) host: Text<'a>,
     #[serde(with = "named")]
@@ -110,6 +112,7 @@ impl<'a> Line<'a> {
             src: self.src.end(),
             dst: self.dst.end(),
             port: self.dst.port,
+            icmp: self.icmp_type.zip(self.icmp_code),
             service: &self.service.0,
             rule: text(self.rule.as_ref()),
             workload: text(self.workload.as_ref()),
@@ -141,7 +144,7 @@ fn text<'a>(text: Option<&'a Text<'_>>) -> Option<&'a str> {
 }
 
 /// Every line is the first one of what is parsed, so only its column tells something.
-fn in_its_line(error: &serde_json::Error) -> String {
+pub(super) fn in_its_line(error: &serde_json::Error) -> String {
     error.to_string().replace(" at line 1 column ", " at column ")
 }
 

@@ -3,8 +3,10 @@
 //! One thread reads blocks of whole lines, the others parse them and add them up. Of a line only what a [`Summary`]
 //! needs is parsed, without copying, and names are kept once.
 
+mod bounded;
 mod line;
 mod problems;
+mod records;
 mod source;
 mod sums;
 
@@ -24,6 +26,11 @@ use source::{Block, Source};
 use sums::Sums;
 
 pub use problems::{LogError, LogErrors, What};
+pub use records::records;
+
+/// Conversations of an hour that are kept one by one, which needs about a gigabyte. Of groups that are too large the rest
+/// is summed up as [`Peer::Others`](super::Peer::Others).
+const MOST: usize = 2_000_000;
 
 /// Which records are taken.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +44,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether a record of this time may be wanted.
+    pub(crate) fn is_in_time(&self, time: Timestamp) -> bool {
+        self.since.is_none_or(|since| since <= time) && self.until.is_none_or(|until| time < until)
+    }
+
     fn takes(&self, time: Timestamp, facts: &Facts<'_>) -> bool {
-        self.since.is_none_or(|since| since <= time)
-            && self.until.is_none_or(|until| time < until)
-            && self.filter.admits(facts)
+        self.is_in_time(time) && self.filter.admits(facts)
     }
 }
 
@@ -73,10 +83,11 @@ pub fn summarise(
     let (to, from) = sync_channel(2 * threads);
     let from = Mutex::new(from);
     let (sums, found) = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(&from, wanted))).collect();
+        let workers: Vec<_> =
+            (0..threads).map(|_| scope.spawn(|| work(&from, wanted, MOST / threads))).collect();
         source.send_to(&to, progress, &mut found);
         drop(to);
-        let mut sums = Sums::default();
+        let mut sums = Sums::new(MOST);
         for worker in workers {
             match worker.join() {
                 Ok((its_sums, its_found)) => {
@@ -92,8 +103,8 @@ pub fn summarise(
     Ok(Read { summaries: sums.into_summaries(), records, notes })
 }
 
-fn work(blocks: &Mutex<Receiver<Block>>, wanted: &Wanted) -> (Sums, Found) {
-    let (mut sums, mut found) = (Sums::default(), Found::default());
+fn work(blocks: &Mutex<Receiver<Block>>, wanted: &Wanted, most: usize) -> (Sums, Found) {
+    let (mut sums, mut found) = (Sums::new(most), Found::default());
     loop {
         let block = blocks.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(block) = block else {

@@ -12,7 +12,7 @@ use super::problems::{Found, What};
 const BLOCK: usize = 1 << 20;
 
 /// Bytes of a line. Beyond, it is not of a log of segd.
-const MAX_LINE: usize = 1 << 24;
+pub(super) const MAX_LINE: usize = 1 << 24;
 
 /// The files to read.
 #[derive(Debug)]
@@ -63,6 +63,11 @@ impl Source {
     fn fail(&mut self, path: &Path, found: &mut Found, what: What) {
         found.add(self.paths.len(), 0, what);
         self.paths.push(path.to_owned());
+    }
+
+    /// All files with their numbers.
+    pub(super) fn files(&self) -> impl Iterator<Item = (usize, &Path)> {
+        self.paths.iter().map(PathBuf::as_path).enumerate()
     }
 
     /// The path of a file by its number.

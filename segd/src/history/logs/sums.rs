@@ -1,33 +1,37 @@
 //! Sums of lines, with every name kept once.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use segd_common::event::Kind;
 use segd_common::traffic::{Direction, Reason, Verdict};
 
+use super::bounded::Bounded;
 use super::line::{Line, Text};
-use crate::history::summary::hour_of;
+use crate::history::summary::{hour_of, share};
 use crate::history::{Conversation, Peer, Summary};
+use crate::policy::ids::OTHER_SERVICE;
 use crate::telemetry::protocol;
 use crate::telemetry::record::InOut;
 
 /// What one thread has read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sums {
     names: Names,
-    sums: HashMap<Key, Sum>,
+    sums: Bounded,
 }
+
+/// The name of a port that no service names.
+const OTHER: Name = Name(0);
 
 /// Number of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Name(u32);
+pub(super) struct Name(u32);
 
 /// A [`Conversation`] and its hour, with numbers for names: small, and without a pointer to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     /// In seconds since 1970.
     hour: i64,
     host: Name,
@@ -38,11 +42,11 @@ struct Key {
     uid: Option<u32>,
     direction: Direction,
     local: Option<IpAddr>,
-    peer: IpAddr,
+    pub(super) peer: IpAddr,
     peer_zone: Name,
     protocol: u8,
-    port: u16,
-    icmp: Option<(u8, u8)>,
+    pub(super) port: u16,
+    pub(super) icmp: Option<(u8, u8)>,
     service: Name,
     verdict: Verdict,
     reason: Reason,
@@ -50,8 +54,8 @@ struct Key {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Sum {
-    flows: u64,
+pub(super) struct Sum {
+    pub(super) flows: u64,
     packets: InOut,
     bytes: InOut,
     first: Timestamp,
@@ -87,51 +91,65 @@ impl Names {
 }
 
 impl Sums {
+    /// Of about `most` conversations of an hour; of what is more, groups.
+    pub(super) fn new(most: usize) -> Self {
+        let mut names = Names::default();
+        // So that it is the first one.
+        names.number(OTHER_SERVICE);
+        Self { names, sums: Bounded::new(most) }
+    }
+
     /// Adds what a line says.
     pub(super) fn add(&mut self, line: &Line<'_>) {
-        let begins = matches!(line.event, Kind::Open | Kind::Deny);
-        let none = InOut { received: 0, sent: 0 };
-        let sum = Sum {
-            flows: if begins { line.count } else { 0 },
-            packets: if begins { none } else { line.packets },
-            bytes: if begins { none } else { line.bytes },
-            first: line.time,
-            last: line.time,
-        };
+        let (flows, packets, bytes) = share(line.event, line.count, line.packets, line.bytes);
+        let sum = Sum { flows, packets, bytes, first: line.since.unwrap_or(line.time), last: line.time };
         let key = self.names.key(line);
-        self.sums.entry(key).and_modify(|all| all.add(&sum)).or_insert(sum);
+        self.sums.add(key, sum);
     }
 
     /// Adds what another thread has read.
     pub(super) fn merge(&mut self, other: Self) {
-        if self.sums.is_empty() {
-            *self = other;
-            return;
-        }
         let numbers: Vec<_> = other.names.names.iter().map(|name| self.names.number(name)).collect();
         let number = |name: Name| numbers.get(name.0 as usize).copied().unwrap_or(name);
-        for (key, sum) in other.sums {
-            let key = Key {
-                host: number(key.host),
-                subject: number(key.subject),
-                workload: key.workload.map(number),
-                process: key.process.map(number),
-                unit: key.unit.map(number),
-                peer_zone: number(key.peer_zone),
-                service: number(key.service),
-                rule: key.rule.map(number),
-                ..key
-            };
-            self.sums.entry(key).and_modify(|all| all.add(&sum)).or_insert(sum);
-        }
+        self.sums.merge(other.sums, |key| Key {
+            host: number(key.host),
+            subject: number(key.subject),
+            workload: key.workload.map(number),
+            process: key.process.map(number),
+            unit: key.unit.map(number),
+            peer_zone: number(key.peer_zone),
+            service: number(key.service),
+            rule: key.rule.map(number),
+            ..key
+        });
     }
 
     /// Sorted by hour and conversation.
     pub(super) fn into_summaries(self) -> Vec<Summary> {
         let Self { names, sums } = self;
-        let mut summaries: Vec<_> = sums.into_iter().map(|(key, sum)| names.summary(key, sum)).collect();
+        let mut summaries: Vec<_> =
+            sums.into_sums().map(|(key, sum, others)| names.summary(key, sum, others)).collect();
         summaries.sort_unstable_by(|a, b| (a.hour, &a.of).cmp(&(b.hour, &b.of)));
         summaries
+    }
+}
+
+impl Key {
+    /// Flows that differ only in peer, local address and program.
+    pub(super) fn group(&self) -> Self {
+        Self {
+            peer: Ipv4Addr::UNSPECIFIED.into(),
+            local: None,
+            process: None,
+            unit: None,
+            uid: None,
+            ..*self
+        }
+    }
+
+    /// And in their port.
+    pub(super) fn group_of_ports(&self) -> Self {
+        Self { port: 0, icmp: None, service: OTHER, ..self.group() }
     }
 }
 
@@ -161,7 +179,7 @@ impl Names {
         }
     }
 
-    fn summary(&self, key: Key, sum: Sum) -> Summary {
+    fn summary(&self, key: Key, sum: Sum, others: Option<u64>) -> Summary {
         Summary {
             of: Conversation {
                 host: self.name(key.host),
@@ -172,7 +190,7 @@ impl Names {
                 uid: key.uid,
                 direction: key.direction,
                 local: key.local,
-                peer: Peer::Address(key.peer),
+                peer: others.map_or(Peer::Address(key.peer), Peer::Others),
                 peer_zone: self.name(key.peer_zone),
                 protocol: protocol::name(key.protocol),
                 port: key.port,
@@ -182,7 +200,7 @@ impl Names {
                 reason: key.reason,
                 rule: key.rule.map(|n| self.name(n)),
             },
-            hour: hour_of(sum.first),
+            hour: Timestamp::from_second(key.hour).unwrap_or(sum.first),
             flows: sum.flows,
             packets: sum.packets,
             bytes: sum.bytes,
@@ -193,7 +211,13 @@ impl Names {
 }
 
 impl Sum {
-    fn add(&mut self, more: &Self) {
+    /// Nothing, at the same time.
+    pub(super) fn none(&self) -> Self {
+        let none = InOut { received: 0, sent: 0 };
+        Self { flows: 0, packets: none, bytes: none, ..*self }
+    }
+
+    pub(super) fn add(&mut self, more: &Self) {
         self.flows = self.flows.saturating_add(more.flows);
         for (sum, more) in [(&mut self.packets, more.packets), (&mut self.bytes, more.bytes)] {
             sum.received = sum.received.saturating_add(more.received);

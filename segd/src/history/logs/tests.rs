@@ -6,6 +6,7 @@ use segd_common::event::Kind;
 use segd_common::traffic::Direction;
 
 use super::*;
+use crate::history::Peer;
 use crate::telemetry::FlowRecord;
 use crate::telemetry::record::tests::{denied, event, record};
 
@@ -29,6 +30,14 @@ fn records() -> Vec<FlowRecord> {
     odd.time = "2026-01-01T05:59:59.999999Z".parse().unwrap();
     records.push(odd);
     records
+}
+
+/// What a sink that sums up writes.
+fn summed() -> FlowRecord {
+    let mut summed = record(&event(Kind::Close));
+    (summed.event, summed.count) = (Kind::Summary, 40);
+    summed.since = Some("2025-12-31T23:59:00Z".parse().unwrap());
+    summed
 }
 
 fn text(records: &[FlowRecord]) -> String {
@@ -57,7 +66,8 @@ fn all(inputs: &[&Path]) -> Result<Read, LogErrors> {
 fn lines_add_up_as_their_records_do() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("flows.jsonl");
-    let records: Vec<_> = std::iter::repeat_n(records(), 3).flatten().collect();
+    let mut records: Vec<_> = std::iter::repeat_n(records(), 3).flatten().collect();
+    records[14] = summed();
     fs::write(&path, text(&records)).unwrap();
     let read = all(&[&path]).unwrap();
     assert_eq!(read.summaries, expected(&records));
@@ -168,4 +178,85 @@ fn errors_tell_the_place_and_are_told_together() {
             .to_string()
             .ends_with(":10: not a flow record of segd: missing field `schema` at column 2\nand 99989 more")
     );
+}
+
+#[test]
+fn records_come_by_their_time_and_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut records = records();
+    for (n, record) in records.iter_mut().enumerate() {
+        record.time = format!("2026-01-01T00:00:0{n}Z").parse().unwrap();
+    }
+    let [a, b] = ["a.jsonl", "b.jsonl"].map(|name| directory.path().join(name));
+    fs::write(&a, text(&[&records[..1], &records[3..4]].concat())).unwrap();
+    fs::write(&b, text(&[&records[1..3], &records[4..]].concat()) + "\n{\"schema\":1,").unwrap();
+    let all = |wanted: &Wanted| {
+        let mut taken = Vec::new();
+        let notes = super::records(&[b.clone(), a.clone()], wanted, |record| taken.push(record)).unwrap();
+        (taken, notes)
+    };
+    let torn = format!("{}:5: cut short: being written, or by a crash; left out", b.display());
+    assert_eq!(all(&Wanted::default()), (records.clone(), vec![torn]));
+    let mut wanted =
+        Wanted { since: Some(records[1].time), until: Some(records[4].time), filter: Filter::default() };
+    wanted.filter.set("not-verdict", "denied").unwrap();
+    assert_eq!(all(&wanted).0, [records[1].clone(), records[3].clone()]);
+    fs::write(&a, "no\n").unwrap();
+    let errors = super::records(std::slice::from_ref(&a), &wanted, |_| ()).unwrap_err().to_string();
+    assert_eq!(errors, format!("{}:1: not a flow record of segd: expected ident at column 2", a.display()));
+}
+
+#[test]
+fn a_scan_becomes_a_sum_of_others_and_hides_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.jsonl");
+    let (good, scan) = (record(&event(Kind::Open)), record(&denied()));
+    let address = |n: u32| std::net::Ipv4Addr::from(0x0a40_0000 + n).into();
+    let mut file = std::io::BufWriter::new(fs::File::create(&path).unwrap());
+    let mut write = |record: &FlowRecord| file.write_all(text(std::slice::from_ref(record)).as_bytes());
+    for n in 0..3000 {
+        let mut one = scan.clone();
+        (one.dst.ip, one.count) = (address(n), 1);
+        write(&one).unwrap();
+        // Another scan, of ports.
+        (one.dst.ip, one.dst.port) = (address(0), u16::try_from(10_000 + n).unwrap());
+        (one.service, one.dst.zone) = ("other".into(), "admin".into());
+        write(&one).unwrap();
+        let mut one = good.clone();
+        one.dst.ip = address(n % 5);
+        write(&one).unwrap();
+    }
+    drop(file);
+    let blocks = Mutex::new({
+        let (to, from) = sync_channel(9999);
+        Source::open(&[path], &mut Found::default()).send_to(&to, |_, _| (), &mut Found::default());
+        from
+    });
+    let (sums, _) = work(&blocks, &Wanted::default(), 200);
+    let mut merged = Sums::new(200);
+    merged.merge(sums);
+    let summaries = merged.into_summaries();
+    assert!(summaries.len() < 250, "{}", summaries.len());
+    let of = |zone: &str, verdict: &str| {
+        let these: Vec<_> =
+            summaries.iter().filter(|s| *s.of.peer_zone == *zone && s.of.verdict.name() == verdict).collect();
+        let flows: u64 = these.iter().map(|s| s.flows).sum();
+        let others: Vec<_> = these
+            .iter()
+            .filter_map(|s| match s.of.peer {
+                Peer::Others(n) => Some((n, s.of.port, s.of.service.to_string())),
+                Peer::Address(_) => None,
+            })
+            .collect();
+        (these.len(), flows, others)
+    };
+    assert_eq!(of("orders", "allowed"), (5, 3000, vec![]), "whom nobody may hide");
+    let (rows, flows, others) = of("orders", "denied");
+    let [(n, 5432, service)] = &others[..] else { panic!("{others:?}") };
+    assert_eq!((flows, service.as_str()), (3000, "postgres"));
+    assert!(rows > 10 && n.abs_diff(3000) < 400, "{rows} rows, {n} others");
+    let (_, flows, others) = of("admin", "denied");
+    let [(n, 0, service)] = &others[..] else { panic!("{others:?}") };
+    assert_eq!((flows, service.as_str()), (3000, "other"));
+    assert!(n.abs_diff(3000) < 400, "{n} others");
 }

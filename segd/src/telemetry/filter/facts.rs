@@ -26,6 +26,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) dst: End<'a>,
     /// The server's.
     pub(crate) port: u16,
+    /// Type and code.
+    pub(crate) icmp: Option<(u8, u8)>,
     pub(crate) service: &'a str,
     pub(crate) rule: Option<&'a str>,
     pub(crate) workload: Option<&'a str>,
@@ -49,7 +51,15 @@ pub(crate) struct Program<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn of_record(record: &'a FlowRecord) -> Self {
+    /// The end that is on the host that recorded it.
+    pub(crate) fn local(&self) -> &End<'a> {
+        match self.direction {
+            Direction::Outbound => &self.src,
+            Direction::Inbound => &self.dst,
+        }
+    }
+
+    pub(crate) fn of_record(record: &'a FlowRecord) -> Self {
         let end = |end: &'a Endpoint| End { ip: Some(end.ip), zone: &end.zone };
         let process = record.process.as_ref();
         Self {
@@ -62,6 +72,7 @@ impl<'a> Facts<'a> {
             src: end(&record.src),
             dst: end(&record.dst),
             port: record.dst.port,
+            icmp: record.icmp_type.zip(record.icmp_code),
             service: &record.service,
             rule: record.rule.as_deref(),
             workload: record.workload.as_deref(),
@@ -73,7 +84,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    pub(super) fn of_summary(summary: &'a Summary) -> Self {
+    pub(crate) fn of_summary(summary: &'a Summary) -> Self {
         let of = &summary.of;
         let peer = match of.peer {
             Peer::Address(ip) => Some(ip),
@@ -96,6 +107,7 @@ impl<'a> Facts<'a> {
             src,
             dst,
             port: of.port,
+            icmp: of.icmp,
             service: &of.service,
             rule: of.rule.as_deref(),
             workload: of.workload.as_deref(),

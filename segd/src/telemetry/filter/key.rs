@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Key {
     /// `allowed`, `audited` or `denied`.
     Verdict,
-    /// `open`, `close`, `deny` or `revoke`.
+    /// `open`, `close`, `deny`, `revoke` or `summary`.
     Event,
     /// Why it was decided so.
     Reason,

@@ -1,14 +1,12 @@
-use std::io;
 use std::sync::atomic::AtomicBool;
 
 use segd_common::id::{RuleId, ServiceId, SubjectId, ZoneId};
 use segd_common::traffic::Verdict;
 
 use super::*;
-use crate::telemetry::filter::Filter;
 use crate::telemetry::process::NoProcesses;
 use crate::telemetry::record::tests::context;
-use crate::telemetry::sink::{Output, Sink};
+use crate::telemetry::sink::{Options, Output, Pending, Sink, Written};
 
 /// A kernel with a few counters that can be made unreadable.
 #[derive(Default)]
@@ -93,15 +91,15 @@ fn snapshot() -> Snapshot {
 struct Nowhere;
 
 impl Output for Nowhere {
-    fn write_lines(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
-        (lines.len(), Ok(()))
+    fn write(&mut self, pending: &Pending) -> Written {
+        Written::all(pending)
     }
 }
 
 /// Its metrics, and the switch that breaks the kernel.
 pub(crate) fn metrics() -> (Metrics, Arc<Fake>, Arc<Collector>) {
     let fake = Arc::new(Fake::default());
-    let sinks = vec![Sink::start("nowhere", Filter::default(), Nowhere).unwrap()];
+    let sinks = vec![Sink::start(Options::named("nowhere"), Nowhere).unwrap()];
     let collector = Arc::new(Collector::new(context(), Box::new(NoProcesses), sinks));
     (Metrics::new(Arc::clone(&fake) as _, Arc::clone(&collector)).unwrap(), fake, collector)
 }

@@ -11,9 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::pending::Pending;
 use super::writer::{whole_lines, write_some};
-use super::{Output, Sink};
-use crate::telemetry::filter::Filter;
+use super::{Options, Output, Sink, Written};
 
 /// Mode of a new log file: the owner writes, the group reads.
 const FILE_MODE: u32 = 0o640;
@@ -57,19 +57,19 @@ pub enum FileError {
 ///
 /// # Errors
 /// See [`FileError`].
-pub fn start(name: &str, filter: Filter, options: FileOptions) -> Result<Sink, FileError> {
-    let path = options.path.clone();
+pub fn start(options: Options, file: FileOptions) -> Result<Sink, FileError> {
+    let path = file.path.clone();
     let named = path.file_name().is_some() && !path.as_os_str().as_encoded_bytes().ends_with(b"/");
     if !path.is_absolute() || !named || path.components().any(|c| c == Component::ParentDir) {
         return Err(FileError::Path(path));
     }
-    let mut file = RotatedFile { options, open: None, rotation_failed: false };
+    let mut file = RotatedFile { options: file, open: None, rotation_failed: false };
     match file.current() {
         Ok(_) => {}
         Err(error) if passes_by_itself(&error) => {}
         Err(source) => return Err(FileError::Open { path, source }),
     }
-    Sink::start(name, filter, file).map_err(FileError::Thread)
+    Sink::start(options, file).map_err(FileError::Thread)
 }
 
 fn passes_by_itself(error: &io::Error) -> bool {
@@ -156,7 +156,8 @@ impl RotatedFile {
     }
 }
 
-impl Output for RotatedFile {
+impl RotatedFile {
+    /// Returns how many bytes of whole lines were written, and what stopped it.
     fn write_lines(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         if let Err(error) = self.current() {
             return (0, Err(error));
@@ -170,6 +171,13 @@ impl Output for RotatedFile {
             self.open = None;
         }
         (whole, result)
+    }
+}
+
+impl Output for RotatedFile {
+    fn write(&mut self, pending: &Pending) -> Written {
+        let (bytes, result) = self.write_lines(pending.bytes());
+        Written { done: pending.whole(bytes).0, lost: 0, result }
     }
 }
 

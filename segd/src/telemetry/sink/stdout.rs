@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 
+use super::pending::Pending;
 use super::writer::{whole_lines, write_some};
-use super::{Output, Sink};
-use crate::telemetry::filter::Filter;
+use super::{Options, Output, Sink, Written};
 
 /// Starts a sink that writes to standard output, past the standard library's buffer.
 ///
 /// # Errors
 /// Standard output is closed, or no thread could be started.
-pub fn start(name: &str, filter: Filter) -> io::Result<Sink> {
+pub fn start(options: Options) -> io::Result<Sink> {
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    Sink::start(name, filter, Stream { to: stdout, torn: false })
+    Sink::start(options, Stream { to: stdout, torn: false })
 }
 
 struct Stream<W> {
@@ -23,7 +23,8 @@ struct Stream<W> {
     torn: bool,
 }
 
-impl<W: Write + Send + 'static> Output for Stream<W> {
+impl<W: Write> Stream<W> {
+    /// Returns how many bytes of whole lines were written, and what stopped it.
     fn write_lines(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         if self.torn {
             if let (_, Err(error)) = write_some(&mut self.to, b"\n") {
@@ -35,6 +36,13 @@ impl<W: Write + Send + 'static> Output for Stream<W> {
         let whole = whole_lines(&lines[..done]);
         self.torn = done > whole;
         (whole, result)
+    }
+}
+
+impl<W: Write + Send + 'static> Output for Stream<W> {
+    fn write(&mut self, pending: &Pending) -> Written {
+        let (bytes, result) = self.write_lines(pending.bytes());
+        Written { done: pending.whole(bytes).0, lost: 0, result }
     }
 }
 

@@ -1,30 +1,41 @@
 //! The thread of a sink: gathers records into batches, writes them, and tries again when that fails.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use std::{io, thread, vec};
 
-use super::{Output, Records, State};
+use super::pending::Pending;
+use super::summaries::Summaries;
+use super::{Detail, Output, Records, State, Written};
 use crate::telemetry::record::FlowRecord;
 
 /// A batch is written when it has this many bytes,
 const BATCH: usize = 64 << 10;
 /// or when its first record has waited for this long.
 const GATHER: Duration = Duration::from_millis(50);
-/// Bytes that are kept while writing fails; more records are lost.
+/// With this many bytes pending nothing more is taken from the queue, which then overflows countably.
 const KEPT: usize = 256 << 10;
 /// The thread shows at least this often that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
+/// How long it waits before it looks whether there is room again.
+const TICK: Duration = Duration::from_millis(50);
 /// Waits between tries double from the first to the last.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// How long the thread waits at its end until the other side has what was written.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer<O> {
     output: O,
     state: Arc<State>,
-    lines: Vec<u8>,
+    /// Taken from the queue, but for its place there, and not looked at yet.
+    backlog: vec::IntoIter<Arc<FlowRecord>>,
+    summaries: Option<Summaries>,
+    pending: Pending,
+    /// Bytes that became pending since the last write.
+    fresh: usize,
     retry: Option<Retry>,
 }
 
@@ -35,8 +46,13 @@ struct Retry {
 }
 
 impl<O: Output> Writer<O> {
-    pub(super) fn new(output: O, state: Arc<State>) -> Self {
-        Self { output, state, lines: Vec::new(), retry: None }
+    pub(super) fn new(output: O, detail: Detail, state: Arc<State>) -> Self {
+        let summaries = match detail {
+            Detail::Each => None,
+            Detail::Summary { window } => Some(Summaries::new(window)),
+        };
+        let (backlog, pending) = (Vec::new().into_iter(), Pending::default());
+        Self { output, state, backlog, summaries, pending, fresh: 0, retry: None }
     }
 
     /// Until the queue's other end is gone.
@@ -45,66 +61,100 @@ impl<O: Output> Writer<O> {
         self.write();
         loop {
             self.state.moves();
-            match queue.recv_timeout(self.patience()) {
-                Ok(records) => self.gather(&records, queue),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            if self.backlog.len() > 0 {
+                if self.state.closing.load(Ordering::Relaxed) && self.retry.is_some() {
+                    break;
+                }
+                thread::sleep(TICK);
+            } else {
+                match queue.recv_timeout(self.patience()) {
+                    Ok(records) => self.backlog = records.into_iter(),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
             }
+            self.gather(queue);
+            self.end_window_if_due();
             if self.retry.is_none_or(|retry| retry.at <= Instant::now()) {
                 self.write();
             }
         }
-        self.write();
-        let left = self.lines.iter().filter(|b| **b == b'\n').count();
-        self.state.lost_write.fetch_add(left as u64, Ordering::Relaxed);
+        self.end(queue);
     }
 
     fn patience(&self) -> Duration {
-        match self.retry {
-            None => BEAT,
-            Some(retry) => retry.at.saturating_duration_since(Instant::now()).min(BEAT),
-        }
+        let retry = self.retry.map(|retry| retry.at.saturating_duration_since(Instant::now()));
+        let window = self.summaries.as_ref().and_then(Summaries::left).filter(|_| !self.is_full());
+        [retry, window].into_iter().flatten().fold(BEAT, Duration::min)
     }
 
-    fn gather(&mut self, first: &Records, queue: &Receiver<Records>) {
+    fn is_full(&self) -> bool {
+        self.pending.bytes().len() >= KEPT
+    }
+
+    fn gather(&mut self, queue: &Receiver<Records>) {
         let until = Instant::now() + GATHER;
-        self.add_all(first);
-        while self.retry.is_some() || self.lines.len() < BATCH {
+        while self.backlog.len() > 0 {
+            self.take_backlog();
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.state.closing.load(Ordering::Relaxed) {
+            let enough = self.retry.is_none() && self.fresh >= BATCH;
+            let closing = self.state.closing.load(Ordering::Relaxed);
+            if self.backlog.len() > 0 || enough || closing || left.is_zero() || self.is_full() {
                 return;
             }
-            match queue.recv_timeout(left) {
-                Ok(records) => self.add_all(&records),
-                Err(_) => return,
+            if let Ok(records) = queue.recv_timeout(left) {
+                self.backlog = records.into_iter();
             }
         }
     }
 
-    fn add_all(&mut self, records: &Records) {
-        self.state.queued.fetch_sub(records.len(), Ordering::Relaxed);
-        for record in records {
-            self.add(record);
-            if self.lines.len() >= BATCH && self.retry.is_none() {
+    fn take_backlog(&mut self) {
+        while !self.is_full()
+            && let Some(record) = self.backlog.next()
+        {
+            self.state.queued.fetch_sub(1, Ordering::Relaxed);
+            match &mut self.summaries {
+                Some(summaries) if Summaries::takes(&record) => summaries.add(&record),
+                _ => self.push(&record, 1),
+            }
+            self.end_window_if_due();
+            if self.fresh >= BATCH && self.retry.is_none() {
                 self.write();
             }
         }
     }
 
-    fn add(&mut self, record: &FlowRecord) {
-        let before = self.lines.len();
-        let written = before < KEPT && serde_json::to_writer(&mut self.lines, record).is_ok();
-        if written && self.lines.len() < KEPT {
-            self.lines.push(b'\n');
-        } else {
-            self.lines.truncate(before);
-            self.state.lost_write.fetch_add(1, Ordering::Relaxed);
+    fn end_window_if_due(&mut self) {
+        let due = self.summaries.as_ref().and_then(Summaries::left).is_some_and(|left| left.is_zero());
+        if due && !self.is_full() {
+            self.end_window();
         }
     }
 
+    fn end_window(&mut self) {
+        let told = self.summaries.as_mut().map(Summaries::drain).unwrap_or_default();
+        for (record, weight) in told {
+            self.push(&record, weight);
+        }
+    }
+
+    fn push(&mut self, record: &FlowRecord, weight: u64) {
+        let before = self.pending.bytes().len();
+        match self.pending.push(weight, |to| self.output.encode(record, to)) {
+            Ok(()) => self.fresh += self.pending.bytes().len() - before,
+            Err(_) => self.lose(weight),
+        }
+    }
+
+    fn lose(&self, weight: u64) {
+        self.state.lost_write.fetch_add(weight, Ordering::Relaxed);
+    }
+
     fn write(&mut self) {
-        let (written, result) = self.output.write_lines(&self.lines);
-        self.lines.drain(..written);
+        let Written { done, lost, result } = self.output.write(&self.pending);
+        self.fresh = 0;
+        self.pending.remove(done);
+        self.lose(lost);
         match result {
             Ok(()) => {
                 self.retry = None;
@@ -118,6 +168,22 @@ impl<O: Output> Writer<O> {
         let wait = self.retry.map_or(FIRST_RETRY, |retry| (retry.wait * 2).min(LAST_RETRY));
         self.retry = Some(Retry { at: Instant::now() + wait, wait });
         self.state.fails(error);
+    }
+
+    /// Writes what is pending for the last time, and counts what is left.
+    fn end(mut self, queue: &Receiver<Records>) {
+        self.end_window();
+        let until = Instant::now() + FAREWELL;
+        loop {
+            self.write();
+            if self.pending.is_empty() || self.retry.is_some() || Instant::now() >= until {
+                break;
+            }
+            thread::sleep(TICK / 5);
+        }
+        let queued = self.backlog.len() + queue.try_iter().map(|records| records.len()).sum::<usize>();
+        self.state.queued.fetch_sub(queued, Ordering::Relaxed);
+        self.lose(self.pending.weight() + queued as u64);
     }
 }
 
@@ -145,7 +211,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{Sender, channel};
 
-    use super::super::{Sink, lock};
+    use super::super::{Options, Sink, lock};
     use super::*;
     use crate::telemetry::filter::Filter;
     use crate::telemetry::record::tests::{denied, event, record};
@@ -155,7 +221,7 @@ mod tests {
         let end = Instant::now() + Duration::from_secs(10);
         while !done() {
             assert!(Instant::now() < end, "{what}");
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -172,13 +238,13 @@ mod tests {
     }
 
     impl Output for Memory {
-        fn write_lines(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
+        fn write(&mut self, pending: &Pending) -> Written {
             let mut memory = lock(&self.0);
             if memory.1 {
-                return (0, Err(io::ErrorKind::StorageFull.into()));
+                return Written::failed(0, io::ErrorKind::StorageFull.into());
             }
-            memory.0.extend(lines);
-            (lines.len(), Ok(()))
+            memory.0.extend(pending.bytes());
+            Written::all(pending)
         }
     }
 
@@ -187,7 +253,8 @@ mod tests {
         let memory = Memory::default();
         let mut filter = Filter::default();
         filter.set("verdict", "denied").unwrap();
-        let sink = Sink::start("memory", filter, memory.clone()).unwrap();
+        let options = Options { filter, ..Options::named("memory") };
+        let sink = Sink::start(options, memory.clone()).unwrap();
         let (denied, opened) = (Arc::new(record(&denied())), Arc::new(record(&event(Kind::Open))));
         sink.offer(std::slice::from_ref(&denied));
         sink.offer(std::slice::from_ref(&opened));
@@ -206,7 +273,8 @@ mod tests {
     #[test]
     fn a_failing_output_loses_countably_and_recovers() {
         let memory = Memory::default();
-        let sink = Sink::start("memory", Filter::default(), memory.clone()).unwrap();
+        let options = Options { queue: 150, ..Options::named("memory") };
+        let sink = Sink::start(options, memory.clone()).unwrap();
         memory.break_it(true);
         let denied = Arc::new(record(&denied()));
         let mut sent = 0;
@@ -215,7 +283,8 @@ mod tests {
                 sink.offer(std::slice::from_ref(&denied));
                 sent += 1;
             }
-            sink.status().lost_write > 0
+            let status = sink.status();
+            status.lost_queue > 0 && !status.up
         });
         let status = sink.status();
         assert!(!status.up && status.error.is_some(), "{status:?}");
@@ -223,15 +292,15 @@ mod tests {
         until("recovers by itself", || sink.status().up);
         assert!(sink.close(Duration::from_secs(5)));
         let status = sink.status();
-        assert_eq!(memory.lines() as u64 + status.lost_write + status.lost_queue, sent);
-        assert!(status.lost_write > 0 && memory.lines() > 100, "{status:?}");
+        assert_eq!((memory.lines() as u64 + status.lost_queue, status.lost_write), (sent, 0));
+        assert!(status.lost_queue > 0 && memory.lines() > 100, "{status:?}");
     }
 
     #[test]
     fn what_cannot_be_written_at_the_end_is_counted() {
         let memory = Memory::default();
         memory.break_it(true);
-        let sink = Sink::start("memory", Filter::default(), memory.clone()).unwrap();
+        let sink = Sink::start(Options::named("memory"), memory.clone()).unwrap();
         let denied = Arc::new(record(&denied()));
         for _ in 0..10 {
             sink.offer(std::slice::from_ref(&denied));
@@ -245,17 +314,17 @@ mod tests {
     struct Stuck(Sender<()>, Receiver<()>);
 
     impl Output for Stuck {
-        fn write_lines(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
+        fn write(&mut self, pending: &Pending) -> Written {
             let _ = self.0.send(());
             let _ = self.1.recv();
-            (lines.len(), Ok(()))
+            Written::all(pending)
         }
     }
 
     #[test]
     fn a_stuck_output_holds_nobody_up() {
         let ((at, entered), (go, wait)) = (channel(), channel());
-        let sink = Sink::start("stuck", Filter::default(), Stuck(at, wait)).unwrap();
+        let sink = Sink::start(Options::named("stuck"), Stuck(at, wait)).unwrap();
         entered.recv().unwrap();
         let denied = Arc::new(record(&denied()));
         let began = Instant::now();

@@ -103,7 +103,7 @@ fn bad_paths_are_refused() {
         (at("real/flows.jsonl"), "File exists"),
         ("/proc/flows.jsonl".into(), "No such file"),
     ] {
-        let error = start("file", Filter::default(), options(path.clone())).unwrap_err();
+        let error = start(Options::named("file"), options(path.clone())).unwrap_err();
         assert!(error.to_string().contains(want), "{}: {error}", path.display());
     }
 }
@@ -135,7 +135,8 @@ fn a_full_disk_loses_countably_leaves_whole_lines_and_recovers() {
     let Some(tiny) = Tiny::new() else { return };
     let path = tiny.0.path().join("flows.jsonl");
     let ballast = tiny.0.path().join("ballast");
-    let sink = start("file", Filter::default(), options(path.clone())).unwrap();
+    let room = Options { queue: 100, ..Options::named("file") };
+    let sink = start(room, options(path.clone())).unwrap();
     let denied = Arc::new(record(&denied()));
     let until = |what: &str, done: &mut dyn FnMut() -> bool| {
         let end = Instant::now() + Duration::from_secs(15);
@@ -152,7 +153,7 @@ fn a_full_disk_loses_countably_leaves_whole_lines_and_recovers() {
             sink.offer(std::slice::from_ref(&denied));
             sent += 1;
         }
-        sink.status().lost_write > 0
+        sink.status().lost_queue > 0
     });
     assert!(began.elapsed() < Duration::from_secs(10));
     let status = sink.status();
@@ -178,7 +179,7 @@ fn a_disk_that_is_full_at_the_start_is_no_error() {
     let Some(tiny) = Tiny::new() else { return };
     fs::write(tiny.0.path().join("ballast"), vec![0; 128 << 10]).unwrap_err();
     let path = tiny.0.path().join("flows.jsonl");
-    let sink = start("file", Filter::default(), options(path.clone())).unwrap();
+    let sink = start(Options::named("file"), options(path.clone())).unwrap();
     sink.offer(&[Arc::new(record(&denied()))]);
     let end = Instant::now() + Duration::from_secs(5);
     while sink.status().up {
