@@ -73,7 +73,10 @@ impl Actor {
 }
 
 /// `lab-actor` as cargo puts it: beside the directory of the test binaries, or beside this very binary.
-pub(crate) fn program() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it was not built.
+pub fn program() -> Result<PathBuf> {
     beside_this_binary("lab-actor").context("there is no lab-actor: cargo build -p segd-tests")
 }
 

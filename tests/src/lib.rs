@@ -37,7 +37,7 @@ mod server;
 mod skip;
 mod wait;
 
-pub use actor::Actor;
+pub use actor::{Actor, program as actor_program};
 pub use agent::{Agent, AgentBuilder, Refusal, segd};
 pub use host::Host;
 pub use http::Response;
@@ -46,6 +46,6 @@ pub use load::{Load, LoadReport};
 pub use metrics::Metrics;
 pub use process::{Finished, Process};
 pub use report::{Report, TIMEOUT};
-pub use server::{Dnsmasq, Server};
+pub use server::{Dnsmasq, Journald, Logged, Rsyslog, Server};
 pub use skip::skip;
 pub use wait::wait_for;

@@ -75,7 +75,11 @@ enum Command {
     Exception(exception::Exceptions),
     /// Set monitor or enforce mode, everywhere or for a part of the traffic; kept over restarts
     Mode(mode::Set),
-    /// Show recent flows, or follow them live
+    /// Show flows: recent, live, of the history, in log files
+    ///
+    /// Without --follow, the recent flows that the agent remembers. With --since or --until: the records of that time if
+    /// the agent remembers all of them, else what its history has, summed up by hour. With --input: the records in log
+    /// files. A flow that no rule allows is shown with the rule that it needs.
     Flows(flows::Flows),
     /// Show who changed what, when and why, and prove that nobody edited it since
     Audit(audit::Audit),

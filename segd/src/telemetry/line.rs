@@ -155,6 +155,31 @@ TIME          VERDICT  DIR  FROM -> TO                    SERVER                
     }
 
     #[test]
+    fn for_a_log_without_columns() {
+        let mut summary = record(&event(Kind::Close));
+        (summary.event, summary.count, summary.src.port) = (Kind::Summary, 7, 0);
+        summary.process.as_mut().unwrap().pid = 0;
+        for (record, want) in [
+            (
+                record(&denied()),
+                "denied outbound fulfillment -> orders 10.30.0.5:5432 postgres no-rule -  x3",
+            ),
+            (
+                record(&event(Kind::Revoke)),
+                "revoked outbound fulfillment -> orders 10.30.0.5:5432 postgres wms-to-orders-db psql[1234]  \
+                 cut after 2500 ms, 4096 B in, 900 B out",
+            ),
+            (
+                summary,
+                "allowed outbound fulfillment -> orders 10.30.0.5:5432 postgres wms-to-orders-db psql  \
+                 7 began, 4096 B in, 900 B out",
+            ),
+        ] {
+            assert_eq!(message(&record), want);
+        }
+    }
+
+    #[test]
     fn colour_does_not_shift_columns_and_names_cannot_colour() {
         let style = LineStyle { colour: true, time_zone: TimeZone::UTC, dated: true, host: true };
         let mut refused = record(&denied());

@@ -1,9 +1,11 @@
 //! Real servers on a host: what warehouses run, as Debian packages it, with their data in the lab's directories.
 
 mod dnsmasq;
+mod journald;
 mod nginx;
 mod postgres;
 mod redis;
+mod rsyslog;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,6 +18,8 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::User;
 
 pub use dnsmasq::Dnsmasq;
+pub use journald::Journald;
+pub use rsyslog::{Logged, Rsyslog};
 
 use crate::host::Host;
 use crate::process::Process;

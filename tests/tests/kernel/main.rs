@@ -20,6 +20,7 @@ mod refusals;
 mod restart;
 mod revoke;
 mod seeds;
+mod sinks;
 mod sockets;
 mod support;
 mod tampering;

@@ -22,7 +22,7 @@ pub(crate) use crate::setup::probe::find;
 /// Install what building and testing segd needs, and this machine lacks.
 ///
 /// That is: a Rust compiler for the BPF target and bpf-linker with the matching LLVM; for tests iproute2, PostgreSQL,
-/// Redis, nginx, curl and dnsmasq, whose services are neither started nor enabled; with --vm QEMU, busybox and cpio.
+/// Redis, nginx, curl, dnsmasq and rsyslog, whose services are neither started nor enabled; with --vm QEMU, busybox and cpio.
 /// `run`, `demo`, `test`, `bench` (which needs nftables) and `vm` call this by themselves.
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
@@ -56,7 +56,7 @@ impl Purpose {
     /// What it takes besides a compiler and a linker for the BPF programs.
     fn tools(self) -> &'static [Piece] {
         /// Each purpose of these needs what the one before it needs, and more.
-        const TOOLS: [Piece; 9] = [
+        const TOOLS: [Piece; 10] = [
             Piece::Cc,
             Piece::Iproute2,
             Piece::Postgres,
@@ -64,6 +64,7 @@ impl Purpose {
             Piece::Nginx,
             Piece::Curl,
             Piece::Dnsmasq,
+            Piece::Rsyslog,
             Piece::Rustfmt,
             Piece::Clippy,
         ];

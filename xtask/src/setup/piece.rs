@@ -30,6 +30,8 @@ pub(crate) enum Piece {
     Curl,
     /// dnsmasq.
     Dnsmasq,
+    /// rsyslog.
+    Rsyslog,
     /// nft.
     Nftables,
     /// QEMU for x86-64.
@@ -52,6 +54,7 @@ impl Piece {
             Self::Nginx => &["nginx"],
             Self::Curl => &["curl"],
             Self::Dnsmasq => &["dnsmasq-base"],
+            Self::Rsyslog => &["rsyslog"],
             Self::Nftables => &["nftables"],
             Self::Qemu => &["qemu-system-x86"],
             Self::Busybox => &["busybox-static"],
@@ -67,6 +70,7 @@ impl Piece {
             Self::Redis => Some("redis-server"),
             Self::Nginx => Some("nginx"),
             Self::Nftables => Some("nftables"),
+            Self::Rsyslog => Some("rsyslog"),
             _ => None,
         }
     }
@@ -107,6 +111,7 @@ impl Display for Piece {
             Self::Nginx => "nginx, a server in the lab",
             Self::Curl => "curl, a client in the lab",
             Self::Dnsmasq => "dnsmasq, a DNS server for tests",
+            Self::Rsyslog => "rsyslog, a syslog server for tests",
             Self::Nftables => "nftables (nft), which segd is measured against",
             Self::Qemu => "QEMU, which emulates a machine for another kernel",
             Self::Busybox => "busybox without libraries, the system in that machine",

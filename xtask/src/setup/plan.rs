@@ -216,7 +216,10 @@ mod tests {
         assert_eq!(steps(&fresh(), Purpose::Build), [format!("{APT} {compiler}"), LINKER.into()]);
         assert_eq!(
             steps(&fresh(), Purpose::Test),
-            [format!("{APT} {compiler} postgresql redis-server nginx curl dnsmasq-base"), LINKER.into()]
+            [
+                format!("{APT} {compiler} postgresql redis-server nginx curl dnsmasq-base rsyslog"),
+                LINKER.into()
+            ]
         );
     }
 
@@ -301,7 +304,7 @@ mod tests {
     fn a_minimal_toolchain_gets_its_linters_for_tests_only() {
         let machine = Machine {
             prebuilt_object: true,
-            tools: Purpose::Demo.tools().iter().copied().chain([Piece::Dnsmasq]).collect(),
+            tools: Purpose::Demo.tools().iter().copied().chain([Piece::Dnsmasq, Piece::Rsyslog]).collect(),
             ..fresh()
         };
         assert_eq!(steps(&machine, Purpose::Build), [""; 0]);

@@ -191,6 +191,7 @@ fn has(piece: Piece) -> bool {
         Piece::Nginx => find("nginx").is_some(),
         Piece::Curl => find("curl").is_some(),
         Piece::Dnsmasq => find("dnsmasq").is_some(),
+        Piece::Rsyslog => find("rsyslogd").is_some(),
         Piece::Nftables => find("nft").is_some(),
         Piece::Qemu => find("qemu-system-x86_64").is_some(),
         // ldd fails on a static one.

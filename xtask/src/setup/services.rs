@@ -71,8 +71,17 @@ fn forbids_already() -> bool {
 
 /// Keeps `services`, whose packages were installed just now, from starting when the machine does.
 pub(crate) fn disable(services: &[&str]) {
-    for service in services.iter().filter(|service| Path::new("/etc/init.d").join(service).exists()) {
-        match root("update-rc.d", &[service, "disable"]) {
+    for service in services {
+        let unit = format!("{service}.service");
+        let disabled = if Path::new("/etc/init.d").join(service).exists() {
+            root("update-rc.d", &[service, "disable"])
+        } else if Path::new("/lib/systemd/system").join(&unit).exists() {
+            // It has a unit only. Works also where systemd does not run.
+            root("systemctl", &["disable", &unit])
+        } else {
+            continue;
+        };
+        match disabled {
             Ok(()) => say!("  {service}: installed for the lab, neither started nor enabled"),
             Err(fault) => say!("warning: {service} will start when this machine does: {fault:#}"),
         }

@@ -12,8 +12,7 @@ use crate::control::api::{FlowLine, FlowsQuery};
 use crate::telemetry::collector::HISTORY;
 use print::Printer;
 
-/// Without --follow, the recent flows that the agent remembers. With --since or --until: the records of that time if the
-/// agent remembers all of them, else what its history has, summed up by hour. With --input: the records in log files.
+/// Which flows to show, where from, and how.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Flows {
@@ -38,7 +37,7 @@ pub(super) struct Flows {
 
 const AFTER_HELP: &str = "\
 Examples:
-  segd flows --verdict denied                      what was denied just now, and the rules that it needs
+  segd flows --verdict denied                      what was denied just now, and what it needs
   segd flows -f --zone orders --not --port 53      live, either end in orders, without DNS
   segd flows --since 7d --from unknown             the history of a week
   segd flows --input /var/log/segd --process psql  records in log files";

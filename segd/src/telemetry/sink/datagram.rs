@@ -84,6 +84,9 @@ impl Connection {
                 Ok(()) => {}
                 Err(error) if is_too_large(&error) => written.lost += weight,
                 Err(error) => {
+                    // UDP is told here of a datagram that was sent before.
+                    let refused = error.kind() == io::ErrorKind::ConnectionRefused && !self.untried;
+                    written.lost += u64::from(refused && matches!(self.socket, Socket::Udp(_)));
                     written.result = Err(error);
                     break;
                 }
@@ -159,7 +162,11 @@ impl Socket {
             Self::Udp(socket) => socket.send(message),
         };
         match (sent, large) {
-            (Err(error), Some(large)) if is_too_large(&error) => large(self.as_fd(), message),
+            (Err(error), Some(large))
+                if is_too_large(&error) || error.raw_os_error() == Some(libc::ENOBUFS) =>
+            {
+                large(self.as_fd(), message)
+            }
             (sent, _) => sent.map(drop),
         }
     }
@@ -190,5 +197,5 @@ impl AsFd for Socket {
 }
 
 fn is_too_large(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::ENOBUFS))
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }

@@ -19,6 +19,9 @@ pub(super) enum Escape {
 
 impl Formatter for Escape {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, to: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.bytes().all(|b| b.is_ascii() && b != b'\x7f') {
+            return to.write_all(fragment.as_bytes());
+        }
         let mut plain = 0;
         for (at, c) in fragment.char_indices() {
             let escaped = match self {
