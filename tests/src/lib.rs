@@ -46,6 +46,6 @@ pub use load::{Load, LoadReport};
 pub use metrics::Metrics;
 pub use process::{Finished, Process};
 pub use report::{Report, TIMEOUT};
-pub use server::{Dnsmasq, Journald, Logged, Rsyslog, Server};
+pub use server::{Dnsmasq, Journald, Logged, Prometheus, Rsyslog, Server};
 pub use skip::skip;
 pub use wait::wait_for;

@@ -43,6 +43,12 @@ impl Tampering {
         [("hooks", &self.hooks), ("generation", &self.generation)]
             .map(|(name, kind)| (name, kind.times.load(Ordering::Relaxed)))
     }
+
+    /// Whether the last look found all as it should be, by kind.
+    pub(super) fn intact(&self) -> [(&'static str, bool); 2] {
+        [("hooks", &self.hooks), ("generation", &self.generation)]
+            .map(|(name, kind)| (name, !kind.told.load(Ordering::Relaxed)))
+    }
 }
 
 impl Core {

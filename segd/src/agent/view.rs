@@ -223,6 +223,7 @@ impl Source for Handle {
                 .collect(),
             rules: stance.policy.rules.iter().map(rule).collect(),
             rollout: self.rollout(&now),
+            selfchecks: self.core.tampering.intact().into(),
         })
     }
 }

@@ -65,6 +65,8 @@ pub struct Snapshot {
     pub rules: Vec<RuleInfo>,
     /// How safely it came into force.
     pub rollout: RolloutInfo,
+    /// Whether the kernel holds what the agent put there, by what was looked at.
+    pub selfchecks: Vec<(&'static str, bool)>,
 }
 
 /// What limits, watches or overrides the policy in force.
@@ -155,7 +157,10 @@ impl prometheus::core::Collector for Scrape {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = Families::new();
-        match self.source.snapshot() {
+        let snapshot = self.source.snapshot();
+        families.add("segd_selfcheck_ok", &["counters"], flag(snapshot.is_ok()));
+        families.add("segd_selfcheck_ok", &["events"], flag(self.collector.alive()));
+        match snapshot {
             Ok(snapshot) => {
                 let context = self.collector.context();
                 kernel::fill(&mut families, &snapshot, &context.registry, self.collector.clock());
@@ -177,7 +182,7 @@ impl Scrape {
             families.add("segd_lost_events_total", &[&stage], lost as f64);
         }
         for sink in self.collector.sinks() {
-            families.add("segd_sink_up", &[&sink.name], f64::from(u8::from(sink.up)));
+            families.add("segd_sink_up", &[&sink.name], flag(sink.up));
         }
         if let Some(history) = self.collector.recorder().map(|recorder| recorder.status()) {
             families.add("segd_history_up", &[], f64::from(u8::from(history.up)));
@@ -192,6 +197,10 @@ impl Scrape {
         families.add("segd_scrape_errors_total", &[], self.errors.load(Ordering::Relaxed) as f64);
         families.add("segd_build_info", &[env!("CARGO_PKG_VERSION")], 1.0);
     }
+}
+
+fn flag(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
 }
 
 #[cfg(test)]

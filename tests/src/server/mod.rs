@@ -4,6 +4,7 @@ mod dnsmasq;
 mod journald;
 mod nginx;
 mod postgres;
+mod prometheus;
 mod redis;
 mod rsyslog;
 
@@ -19,6 +20,7 @@ use nix::unistd::User;
 
 pub use dnsmasq::Dnsmasq;
 pub use journald::Journald;
+pub use prometheus::Prometheus;
 pub use rsyslog::{Logged, Rsyslog};
 
 use crate::host::Host;

@@ -5,6 +5,7 @@
 mod canary;
 mod confirm;
 mod crash;
+mod dashboards;
 mod deadline;
 mod exceptions;
 mod failsafe;

@@ -22,7 +22,8 @@ pub(crate) use crate::setup::probe::find;
 /// Install what building and testing segd needs, and this machine lacks.
 ///
 /// That is: a Rust compiler for the BPF target and bpf-linker with the matching LLVM; for tests iproute2, PostgreSQL,
-/// Redis, nginx, curl, dnsmasq and rsyslog, whose services are neither started nor enabled; with --vm QEMU, busybox and cpio.
+/// Redis, nginx, curl, dnsmasq, Prometheus and rsyslog, whose services are neither started nor enabled, and Chromium; with
+/// --vm QEMU, busybox and cpio.
 /// `run`, `demo`, `test`, `bench` (which needs nftables) and `vm` call this by themselves.
 #[derive(Debug, Args)]
 pub(crate) struct Setup {
@@ -56,7 +57,7 @@ impl Purpose {
     /// What it takes besides a compiler and a linker for the BPF programs.
     fn tools(self) -> &'static [Piece] {
         /// Each purpose of these needs what the one before it needs, and more.
-        const TOOLS: [Piece; 10] = [
+        const TOOLS: [Piece; 12] = [
             Piece::Cc,
             Piece::Iproute2,
             Piece::Postgres,
@@ -64,7 +65,9 @@ impl Purpose {
             Piece::Nginx,
             Piece::Curl,
             Piece::Dnsmasq,
+            Piece::Prometheus,
             Piece::Rsyslog,
+            Piece::Chromium,
             Piece::Rustfmt,
             Piece::Clippy,
         ];

@@ -30,8 +30,12 @@ pub(crate) enum Piece {
     Curl,
     /// dnsmasq.
     Dnsmasq,
+    /// Prometheus and promtool.
+    Prometheus,
     /// rsyslog.
     Rsyslog,
+    /// A headless browser, with a font.
+    Chromium,
     /// nft.
     Nftables,
     /// QEMU for x86-64.
@@ -54,7 +58,9 @@ impl Piece {
             Self::Nginx => &["nginx"],
             Self::Curl => &["curl"],
             Self::Dnsmasq => &["dnsmasq-base"],
+            Self::Prometheus => &["prometheus"],
             Self::Rsyslog => &["rsyslog"],
+            Self::Chromium => &["chromium", "fonts-dejavu-core"],
             Self::Nftables => &["nftables"],
             Self::Qemu => &["qemu-system-x86"],
             Self::Busybox => &["busybox-static"],
@@ -70,6 +76,7 @@ impl Piece {
             Self::Redis => Some("redis-server"),
             Self::Nginx => Some("nginx"),
             Self::Nftables => Some("nftables"),
+            Self::Prometheus => Some("prometheus"),
             Self::Rsyslog => Some("rsyslog"),
             _ => None,
         }
@@ -111,7 +118,9 @@ impl Display for Piece {
             Self::Nginx => "nginx, a server in the lab",
             Self::Curl => "curl, a client in the lab",
             Self::Dnsmasq => "dnsmasq, a DNS server for tests",
+            Self::Prometheus => "Prometheus, which tries segd's rules and dashboards",
             Self::Rsyslog => "rsyslog, a syslog server for tests",
+            Self::Chromium => "Chromium, in which the pages of `segd map` are tried",
             Self::Nftables => "nftables (nft), which segd is measured against",
             Self::Qemu => "QEMU, which emulates a machine for another kernel",
             Self::Busybox => "busybox without libraries, the system in that machine",

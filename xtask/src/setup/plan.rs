@@ -217,7 +217,10 @@ mod tests {
         assert_eq!(
             steps(&fresh(), Purpose::Test),
             [
-                format!("{APT} {compiler} postgresql redis-server nginx curl dnsmasq-base rsyslog"),
+                format!(
+                    "{APT} {compiler} postgresql redis-server nginx curl dnsmasq-base prometheus rsyslog chromium \
+                     fonts-dejavu-core"
+                ),
                 LINKER.into()
             ]
         );
@@ -304,7 +307,12 @@ mod tests {
     fn a_minimal_toolchain_gets_its_linters_for_tests_only() {
         let machine = Machine {
             prebuilt_object: true,
-            tools: Purpose::Demo.tools().iter().copied().chain([Piece::Dnsmasq, Piece::Rsyslog]).collect(),
+            tools: Purpose::Demo
+                .tools()
+                .iter()
+                .copied()
+                .chain([Piece::Dnsmasq, Piece::Prometheus, Piece::Rsyslog, Piece::Chromium])
+                .collect(),
             ..fresh()
         };
         assert_eq!(steps(&machine, Purpose::Build), [""; 0]);

@@ -191,7 +191,9 @@ fn has(piece: Piece) -> bool {
         Piece::Nginx => find("nginx").is_some(),
         Piece::Curl => find("curl").is_some(),
         Piece::Dnsmasq => find("dnsmasq").is_some(),
+        Piece::Prometheus => find("prometheus").is_some() && find("promtool").is_some(),
         Piece::Rsyslog => find("rsyslogd").is_some(),
+        Piece::Chromium => find("chromium").is_some(),
         Piece::Nftables => find("nft").is_some(),
         Piece::Qemu => find("qemu-system-x86_64").is_some(),
         // ldd fails on a static one.

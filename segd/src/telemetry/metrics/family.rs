@@ -37,6 +37,7 @@ descriptions! {
     "segd_guard_rollbacks_total" COUNTER &[], "Changes that a guard undid";
     "segd_exception_expiry_timestamp_seconds" GAUGE &["exception", "owner"], "From when on an exception no longer matches";
     "segd_tamper_events_total" COUNTER &["kind"], "Times that somebody took away or changed what segd has in the kernel";
+    "segd_selfcheck_ok" GAUGE &["check"], "1 if the kernel holds what the agent put there (hooks, generation), and can be read (counters, events)";
     "segd_lost_events_total" COUNTER &["stage"], "Flow events that did not reach a stage's end; counters are exact all the same";
     "segd_denials_joined_total" COUNTER &[], "Denials that were kept for a later record of the same flow";
     "segd_denials_told_total" COUNTER &[], "Denials among segd_denials_joined_total that a record has told of since";

@@ -8,7 +8,7 @@ use segd_common::id::RuleId;
 use segd_common::traffic::{Direction, Verdict};
 
 use super::family::Families;
-use super::{LOSS_COUNT, RolloutInfo, Snapshot};
+use super::{LOSS_COUNT, RolloutInfo, Snapshot, flag};
 use crate::policy::ids::Registry;
 use crate::telemetry::clock::BootClock;
 use crate::telemetry::protocol;
@@ -26,6 +26,9 @@ pub(super) fn fill(families: &mut Families, snapshot: &Snapshot, registry: &Regi
     losses(families, &snapshot.losses);
     state(families, snapshot);
     rollout(families, &snapshot.rollout);
+    for (check, ok) in &snapshot.selfchecks {
+        families.add("segd_selfcheck_ok", &[check], flag(*ok));
+    }
 }
 
 fn flows(families: &mut Families, snapshot: &Snapshot, registry: &Registry) {
@@ -107,7 +110,7 @@ fn losses(families: &mut Families, losses: &[u64; LOSS_COUNT]) {
 fn state(families: &mut Families, snapshot: &Snapshot) {
     for (subject, direction, service, enforcing) in &snapshot.enforcing {
         let labels = [subject, direction.name(), service];
-        families.add("segd_enforcing", &labels, f64::from(u8::from(*enforcing)));
+        families.add("segd_enforcing", &labels, flag(*enforcing));
     }
     families.add("segd_policy_generation", &[], f64::from(snapshot.generation));
     if let Some(hash) = &snapshot.policy_hash {
@@ -128,7 +131,6 @@ fn state(families: &mut Families, snapshot: &Snapshot) {
 }
 
 fn rollout(families: &mut Families, rollout: &RolloutInfo) {
-    let flag = |yes: bool| f64::from(u8::from(yes));
     if let Some(deadline) = rollout.confirm_deadline {
         families.add("segd_confirm_deadline_timestamp_seconds", &[], seconds(deadline));
     }

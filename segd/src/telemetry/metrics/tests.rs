@@ -84,6 +84,7 @@ fn snapshot() -> Snapshot {
             }],
             tampers: vec![("hooks", 1)],
         },
+        selfchecks: vec![("hooks", true), ("generation", false)],
     }
 }
 
@@ -149,6 +150,7 @@ fn an_unreadable_kernel_leaves_what_user_space_knows() {
     let page = samples(&metrics.render().unwrap());
     assert!(!page.contains("segd_flows_total") && !page.contains("segd_policy_generation"), "{page}");
     assert!(page.contains("segd_scrape_errors_total 1\n"), "{page}");
+    assert!(page.contains("segd_selfcheck_ok{check=\"counters\"} 0\n"), "{page}");
     assert!(page.contains("segd_lost_events_total{stage=\"stream\"} 0\n"), "{page}");
     fake.broken.store(false, Ordering::Relaxed);
     assert!(samples(&metrics.render().unwrap()).contains("segd_policy_generation 3\n"));
