@@ -7,6 +7,7 @@ pub mod control;
 pub mod datapath;
 pub mod history;
 mod http;
+pub mod insight;
 pub mod names;
 mod pages;
 pub mod policy;

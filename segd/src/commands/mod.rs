@@ -15,6 +15,7 @@ mod mode;
 mod observed;
 mod output;
 mod progress;
+mod review;
 mod rollback;
 mod run;
 mod safety;
@@ -81,6 +82,8 @@ enum Command {
     /// the agent remembers all of them, else what its history has, summed up by hour. With --input: the records in log
     /// files. A flow that no rule allows is shown with the rule that it needs.
     Flows(flows::Flows),
+    /// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
+    Review(review::Show),
     /// Show who changed what, when and why, and prove that nobody edited it since
     Audit(audit::Audit),
     /// Tell what this host can do for segd, and what is in the way
@@ -159,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Exception(exceptions) => on_runtime(exceptions.run()),
         Command::Mode(set) => on_runtime(set.run()),
         Command::Flows(flows) => on_runtime(flows.run()),
+        Command::Review(show) => on_runtime(show.run()),
         Command::Audit(audit) => audit.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Detach(detach) => on_runtime(detach.run()),

@@ -11,7 +11,7 @@ use super::{Failure, NO_AGENT, Reach, when};
 use crate::control::api::{FlowsQuery, HistoryQuery};
 use crate::control::{Client, ClientError};
 use crate::history::logs::{self, Wanted};
-use crate::history::{self, HistoryError, Range, Summary};
+use crate::history::{self, HistoryError, Range, RuleFacts, Summary};
 use crate::telemetry::FlowRecord;
 use crate::telemetry::filter::Key;
 
@@ -92,6 +92,21 @@ impl Observed {
                 Err(Failure { message: format!("{no_agent}\n{error}"), code: NO_AGENT })
             }
             Err(error) => Err(Failure::bad_input(error)),
+        }
+    }
+
+    /// What is known of rules beyond what [`Observed::summaries`] tells; nothing if that is of log files.
+    pub(super) async fn rules(&self) -> Result<Vec<RuleFacts>, Failure> {
+        if self.has_input() {
+            return Ok(Vec::new());
+        }
+        match self.client().rules().await {
+            Err(ClientError::NoAgent { .. }) => {
+                let state_dir = self.state_dir.clone();
+                let read = blocking(move || history::open_read_only(&state_dir)?.rules());
+                read.await?.map_err(Failure::bad_input)
+            }
+            other => Ok(other?),
         }
     }
 

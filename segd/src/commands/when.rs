@@ -1,18 +1,23 @@
 //! Times in the past as people write them.
 
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, civil};
 
-use crate::policy::duration::duration;
-
 /// `2h` and `7d` ago, `2027-06-30` (its beginning, here), `2027-06-30T18:00` (here), `2027-06-30T18:00:00Z`.
 pub(super) fn past(text: &str) -> Result<Timestamp, String> {
-    let ago = duration(text).and_then(|ago| SignedDuration::try_from(ago).ok());
+    let ago = crate::policy::duration::duration(text).and_then(|ago| SignedDuration::try_from(ago).ok());
     let local = || text.parse::<civil::DateTime>().ok()?.to_zoned(TimeZone::system()).ok();
     ago.and_then(|ago| Timestamp::now().checked_sub(ago).ok())
         .or_else(|| text.parse().ok())
         .or_else(|| Some(local()?.timestamp()))
         .ok_or_else(|| "write it like `2h`, `7d`, `2027-06-30` or `2027-06-30T18:00:00+02:00`".to_owned())
+}
+
+/// `30d`, `12h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    crate::policy::duration::duration(text).ok_or_else(|| "write it like `30d`, `12h` or `90m`".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Zone files: from text to kernel tables. Pure: no kernel, no clock, no network.
 
-mod builtin;
+pub(crate) mod builtin;
 pub mod canary;
 pub mod check;
 mod claims;
@@ -8,7 +8,7 @@ pub mod compile;
 pub mod compiled;
 pub mod diagnostics;
 pub(crate) mod duration;
-mod ends;
+pub(crate) mod ends;
 pub mod exceptions;
 pub mod explain;
 pub mod failsafe;
@@ -45,4 +45,4 @@ pub use source::Sources;
 pub use view::Tables;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

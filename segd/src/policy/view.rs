@@ -1,5 +1,7 @@
 //! Looks decisions up in [`Compiled`] as the kernel looks them up in its maps.
 
+use std::borrow::Cow;
+
 use segd_common::addr::Addr;
 use segd_common::decide::View;
 use segd_common::id::{ServiceId, ZoneId};
@@ -10,7 +12,7 @@ use super::compiled::Compiled;
 /// [`Compiled`] at one instant. A look-up is one binary search for each prefix length that occurs.
 #[derive(Clone, Debug)]
 pub struct Tables<'a> {
-    compiled: &'a Compiled,
+    compiled: Cow<'a, Compiled>,
     now: u64,
     lengths4: Vec<u8>,
     lengths6: Vec<u8>,
@@ -23,15 +25,31 @@ impl<'a> Tables<'a> {
     /// `now` in nanoseconds since the Unix epoch.
     #[must_use]
     pub fn new(compiled: &'a Compiled, now: u64) -> Self {
+        Self::over(Cow::Borrowed(compiled), now)
+    }
+
+    fn over(compiled: Cow<'a, Compiled>, now: u64) -> Self {
         Self {
-            compiled,
             now,
             lengths4: longest_first(&compiled.prefixes4, |p| p.0),
             lengths6: longest_first(&compiled.prefixes6, |p| p.0),
             policy_lengths: longest_first(&compiled.policy, |p| p.0),
             service_lengths: longest_first(&compiled.services, |p| p.0),
             failsafe_lengths: longest_first(&compiled.failsafes, |p| p.0),
+            compiled,
         }
+    }
+
+    /// What is looked up.
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+}
+
+impl Tables<'static> {
+    /// The same, of tables that nobody else needs.
+    pub(crate) fn owned(compiled: Compiled, now: u64) -> Self {
+        Self::over(Cow::Owned(compiled), now)
     }
 }
 

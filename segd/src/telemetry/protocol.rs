@@ -35,6 +35,11 @@ pub fn is_icmp(number: u8) -> bool {
     matches!(number, protocol::ICMP | protocol::ICMPV6)
 }
 
+/// Whether segd tells ports of this protocol apart.
+pub(crate) fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP)
+}
+
 /// All names, for messages.
 pub(crate) fn names() -> String {
     NAMES.map(|(_, name)| name).join(", ")

@@ -6,6 +6,8 @@ mod rollouts;
 mod shadowed;
 mod usage;
 
+pub(crate) use shadowed::shadowed;
+
 use jiff::Timestamp;
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 use serde::Serialize;

@@ -13,8 +13,17 @@ use crate::policy::workload::Local;
 /// What decides where a rule would, by number, for each rule that has not decided anything yet.
 type Instead = BTreeMap<usize, BTreeSet<usize>>;
 
-/// A rule decides at both ends, and for every workload that inherits it; it is shadowed where it never does.
 pub(super) fn warn(policy: &Policy, found: &mut Diagnostics) {
+    for (n, winners) in shadowed(policy) {
+        let Some(rule) = policy.rules.get(n) else { continue };
+        let winners = winners.into_iter().filter_map(|n| policy.rules.get(n)).collect();
+        report(policy, rule, winners, found);
+    }
+}
+
+/// The numbers of rules that never decide, each with those that decide in its stead. A rule decides at both ends, and
+/// for every workload that inherits it.
+pub(crate) fn shadowed(policy: &Policy) -> impl Iterator<Item = (usize, BTreeSet<usize>)> {
     let grants = grants(policy, &[]);
     let mut instead: Instead = (0..policy.rules.len()).map(|n| (n, BTreeSet::new())).collect();
     let names = policy.zones.keys().chain(policy.workloads.keys());
@@ -32,11 +41,7 @@ pub(super) fn warn(policy: &Policy, found: &mut Diagnostics) {
             }
         }
     }
-    for (n, winners) in instead.into_iter().filter(|(_, winners)| !winners.is_empty()) {
-        let Some(rule) = policy.rules.get(n) else { continue };
-        let winners = winners.into_iter().filter_map(|n| policy.rules.get(n)).collect();
-        report(policy, rule, winners, found);
-    }
+    instead.into_iter().filter(|(_, winners)| !winners.is_empty())
 }
 
 /// Lets the rules between a subject and a zone decide about every port.

@@ -101,7 +101,7 @@ const PEER_ZONES: [&str; 7] = ["z0", "z1", "z2", "z3", "unknown", "multicast", "
 /// Few, so that several rules match the same packet. `w0` and `w1` are of `z0`, `w2` is of `z1`.
 const RULE_ENDS: [&str; 8] = ["z0", "z0", "z0", "z1", "w0", "w1", "unknown", "link-local"];
 
-const SUBJECTS: [&str; 6] = ["z0", "z1", "z2", "w0", "w1", "w2"];
+pub(crate) const SUBJECTS: [&str; 6] = ["z0", "z1", "z2", "w0", "w1", "w2"];
 
 /// Wider and narrower than the zones' prefixes, and beside them.
 const COHORTS: [&str; 8] = [
@@ -182,7 +182,7 @@ prop_compose! {
 
 prop_compose! {
     /// Addresses for the names of the zones, each at an instant of its own.
-    fn names()(of in prop::collection::vec(subsequence(PEERS.to_vec(), 0..4), 4), order in Just([0, 1, 2, 3]).prop_shuffle()) -> Resolved {
+    pub(crate) fn names()(of in prop::collection::vec(subsequence(PEERS.to_vec(), 0..4), 4), order in Just([0, 1, 2, 3]).prop_shuffle()) -> Resolved {
         let mut names = Resolved::new();
         for (n, second) in order.into_iter().enumerate() {
             let addresses: Vec<IpAddr> = of[n].iter().map(|ip| ip.parse().unwrap()).collect();
@@ -193,7 +193,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn rollout()(
+    pub(crate) fn rollout()(
         subject in prop::option::of(select(&SUBJECTS[..])),
         direction in select(&["inbound", "outbound", "both"][..]),
         peers in prop::option::of(subsequence(PEER_ZONES.to_vec(), 1..4)),
@@ -223,7 +223,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn estate()(
+    pub(crate) fn estate()(
         owners in prop::collection::vec(0usize..6, PREFIXES.len()),
         services in prop::collection::vec(subsequence(SPECS[..21].to_vec(), 1..4), 3),
         workloads in workloads(),
@@ -250,7 +250,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn failsafe()(
+    pub(crate) fn failsafe()(
         outbound in any::<bool>(),
         ports in subsequence(vec!["tcp/80", "udp/50-60", "tcp/22", "icmp/echo"], 1..3),
         cidrs in subsequence(vec!["10.1.0.0/16", "2001:db8::/32", "::/0", "0.0.0.0/0", "10.1.2.3/32"], 0..3),
@@ -264,7 +264,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn packet()(
+    pub(crate) fn packet()(
         outbound in any::<bool>(),
         peer in select(&PEERS[..]),
         protocol in select(&[6u8, 6, 17, 17, 1, 58, 132, 136, 47, 50][..]),

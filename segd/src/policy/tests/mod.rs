@@ -1,12 +1,12 @@
 //! The policy as a whole: files in, verdicts and messages out.
 
-mod agreement;
+pub(crate) mod agreement;
 mod canaries;
 mod compiling;
 mod examples;
 mod exceptions;
 mod messages;
-mod naive;
+pub(crate) mod naive;
 mod names;
 mod workloads;
 
@@ -19,7 +19,7 @@ fn now() -> Timestamp {
     "2026-11-01T00:00:00Z".parse().unwrap()
 }
 
-fn loaded(text: &str) -> Policy {
+pub(crate) fn loaded(text: &str) -> Policy {
     match load(Sources::from_texts([("zones.toml", text)]), now()) {
         Ok(policy) => policy,
         Err(found) => panic!("{}", found.render(false)),

@@ -11,15 +11,15 @@ use crate::policy::{Failsafe, Resolved};
 
 /// What is asked.
 #[derive(Debug)]
-pub(super) struct Packet {
-    pub(super) direction: Direction,
-    pub(super) peer: IpAddr,
-    pub(super) protocol: u8,
-    pub(super) port: u16,
+pub(crate) struct Packet {
+    pub(crate) direction: Direction,
+    pub(crate) peer: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) port: u16,
 }
 
 /// Verdict, reason, peer zone, rule and service, by name.
-pub(super) type Answer = (&'static str, &'static str, String, Option<String>, String);
+pub(crate) type Answer = (&'static str, &'static str, String, Option<String>, String);
 
 fn bits(ip: IpAddr) -> u128 {
     match ip {
@@ -37,16 +37,16 @@ fn inside(net: &IpNet, ip: IpAddr) -> bool {
 }
 
 /// Everything that an answer depends on beside the policy and the packet.
-pub(super) struct World<'a> {
+pub(crate) struct World<'a> {
     /// The zone or workload that the socket belongs to.
-    pub(super) subject: &'a str,
-    pub(super) host: &'a str,
-    pub(super) own: &'a [IpAddr],
-    pub(super) names: &'a Resolved,
-    pub(super) exceptions: &'a [Exception],
-    pub(super) overrides: &'a [Override],
-    pub(super) failsafes: &'a [Failsafe],
-    pub(super) now: Timestamp,
+    pub(crate) subject: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) own: &'a [IpAddr],
+    pub(crate) names: &'a Resolved,
+    pub(crate) exceptions: &'a [Exception],
+    pub(crate) overrides: &'a [Override],
+    pub(crate) failsafes: &'a [Failsafe],
+    pub(crate) now: Timestamp,
 }
 
 fn zone(policy: &Policy, own: &[IpAddr], names: &Resolved, ip: IpAddr) -> String {
@@ -94,7 +94,7 @@ fn seen_as(policy: &Policy, end: &str) -> String {
     policy.workloads.get(end).map_or(end, |w| &w.zone.value).into()
 }
 
-pub(super) fn answer(policy: &Policy, world: &World<'_>, p: &Packet) -> Answer {
+pub(crate) fn answer(policy: &Policy, world: &World<'_>, p: &Packet) -> Answer {
     let World { subject, own, failsafes, now, .. } = *world;
     let peer = zone(policy, own, world.names, p.peer);
     let workload = policy.workloads.get(subject);

@@ -1,0 +1,5 @@
+//! What is made of flows that were observed: pure functions over [`Summary`](crate::history::Summary) and
+//! [`Policy`](crate::policy::Policy). Commands bring both.
+
+pub mod replay;
+pub mod review;
