@@ -2,20 +2,24 @@
 //! the tables that would come.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use segd_common::decide::{Facts, decide};
 use segd_common::flow::{Flow, IDLE_NS, Owner};
 use segd_common::id::SubjectId;
 use segd_common::table::Subject;
-use segd_common::traffic::{Direction, Verdict};
+use segd_common::traffic::{Direction, Mode, Verdict};
 
 use super::InstallError;
+use super::changes;
 use super::core::{Core, lock};
+use super::intent::{Around, Intent, Stance};
 use super::maker::Prepared;
+use crate::control::api::ModeOverride;
 use crate::control::changes::Break;
 use crate::datapath::{self, Counters, Observer, Subjects, host};
-use crate::policy::{Compiled, Tables};
+use crate::policy::{self, Compiled, Resolved, Sources, Tables};
 use crate::rollout::preview::{self, Broken, Passing};
 use crate::rollout::seen::{Key, Seen};
 use crate::telemetry::protocol;
@@ -129,6 +133,36 @@ impl Core {
         let broken = preview::broken(&tables, all);
         effects.breaks = broken.iter().map(|b| self.told(b, next)).collect();
         Ok(effects)
+    }
+
+    /// What other zone files would break of what lives and of what was seen since the start: in their own modes and
+    /// those that were set at run time, and were everything enforced. Changes nothing. Blocks.
+    pub(super) fn preview(
+        &self,
+        files: Sources,
+        names: Resolved,
+    ) -> Result<(Vec<Break>, Vec<Break>), InstallError> {
+        let at = Timestamp::now();
+        let policy = policy::load(files, at).map_err(InstallError::Policy)?;
+        let live = self.live()?;
+        let now = self.in_force();
+        let stance = changes::stance(policy, now.intent.stance.overrides.clone(), at, Vec::new());
+        let around = Around { names: Arc::new(names), ..now.intent.around.clone() };
+        let breaks = |stance: Stance| -> Result<Vec<Break>, InstallError> {
+            let intent = Intent { stance, around: around.clone(), pending: None, held: None };
+            let prepared = self.maker.prepare(intent, &now.registry)?;
+            Ok(self.effects(&live, &prepared)?.breaks)
+        };
+        let everywhere = ModeOverride {
+            mode: Mode::Enforce,
+            subject: None,
+            service: None,
+            direction: None,
+            set_by: 0,
+            set_at: at,
+        };
+        let enforced = breaks(stance.with_overrides(vec![everywhere]))?;
+        Ok((breaks(stance)?, enforced))
     }
 
     fn told(&self, broken: &Broken, next: &Prepared) -> Break {

@@ -95,7 +95,7 @@ pub(super) fn recall(record: &Record, lists: &Lists) -> Result<Stance, InstallEr
     Ok(Stance { record: record.generation, previous: record.previous, ..stance })
 }
 
-fn stance(
+pub(super) fn stance(
     policy: Policy,
     overrides: Vec<ModeOverride>,
     loaded_at: Timestamp,

@@ -14,8 +14,9 @@ use crate::control::Agent;
 use crate::control::api::{Caller, ControlError, ErrorBody, Status};
 use crate::control::changes::{
     Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
-    ModeOutcome, ModeRequest, PendingStatus, RollbackRequest, Safety,
+    ModeOutcome, ModeRequest, PendingStatus, PreviewRequest, Previewed, RollbackRequest, Safety,
 };
+use crate::policy::Sources;
 use crate::rollout::journal::Action;
 use crate::rollout::modes;
 use crate::telemetry::Collector;
@@ -123,11 +124,8 @@ impl Handle {
         let mut warnings = now.warnings.clone();
         warnings.extend(self.missing_hooks());
         warnings.extend(done.warnings);
-        let forgotten = self.core.seen.evicted();
-        if change.care != Care::None && forgotten > 0 {
-            warnings.push(format!(
-                "more kinds of traffic were seen than segd remembers: {forgotten} of them are not among what would break"
-            ));
+        if change.care != Care::None {
+            warnings.extend(self.forgotten());
         }
         Ok(ChangeOutcome {
             changed: done.changed,
@@ -136,6 +134,16 @@ impl Handle {
             guard: self.core.guarding.status(),
             breaks: done.breaks,
             warnings,
+        })
+    }
+
+    /// What a preview does not know of.
+    fn forgotten(&self) -> Option<String> {
+        let forgotten = self.core.seen.evicted();
+        (forgotten > 0).then(|| {
+            format!(
+                "more kinds of traffic were seen than segd remembers: {forgotten} of them are not among what would break"
+            )
         })
     }
 
@@ -187,6 +195,13 @@ impl Agent for Handle {
         change.guard = self.core.plan_guard(&read.policy, (&safety, caller)).await?;
         let done = self.blocking(|| self.core.load(&change, read, window(safety.confirm_s)?))?;
         self.applied(&change, done)
+    }
+
+    async fn preview(&self, request: PreviewRequest, _: Caller) -> Result<Previewed, ControlError> {
+        let PreviewRequest { files, names } = request;
+        let files = Sources::from_texts(files.into_iter().map(|file| (file.name, file.text)));
+        let (breaks, enforced) = self.blocking(|| Ok(self.core.preview(files, names)?))?;
+        Ok(Previewed { breaks, enforced, warnings: self.forgotten().into_iter().collect() })
     }
 
     async fn confirm(&self, request: ConfirmRequest, caller: Caller) -> Result<ChangeOutcome, ControlError> {

@@ -20,6 +20,7 @@ mod rollback;
 mod run;
 mod safety;
 mod status;
+mod whatif;
 mod when;
 
 use std::path::{Path, PathBuf};
@@ -86,6 +87,8 @@ enum Command {
     Review(review::Show),
     /// Show who changed what, when and why, and prove that nobody edited it since
     Audit(audit::Audit),
+    /// Tell what other zone files would deny or allow of the flows that were seen and of live sockets
+    Whatif(whatif::Whatif),
     /// Tell what this host can do for segd, and what is in the way
     Doctor(doctor::Doctor),
     /// Take every program and pin of segd off this host, whether the agent runs or not
@@ -164,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::Flows(flows) => on_runtime(flows.run()),
         Command::Review(show) => on_runtime(show.run()),
         Command::Audit(audit) => audit.run(),
+        Command::Whatif(whatif) => on_runtime(whatif.run()),
         Command::Doctor(doctor) => doctor.run(),
         Command::Detach(detach) => on_runtime(detach.run()),
         Command::Completions(completions) => completions.run(),

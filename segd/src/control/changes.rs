@@ -1,6 +1,6 @@
 //! What goes over the control socket when people change what is in force: `POST /v1/mode`, `/v1/apply`,
 //! `/v1/confirm`, `/v1/rollback`, `/v1/exceptions` and `/v1/exceptions/revoke`; `GET /v1/policies` and
-//! `/v1/exceptions`.
+//! `/v1/exceptions`. And before they do: `POST /v1/preview`.
 
 use jiff::Timestamp;
 use segd_common::traffic::{Direction, Mode, Reason};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{ModeEntry, ModeOverride, PolicyStatus};
 use super::optional_named;
+use crate::policy::Resolved;
 use crate::policy::model::Exception;
 use crate::telemetry::named;
 use crate::telemetry::record::Endpoint;
@@ -134,6 +135,37 @@ pub struct Break {
     pub count: u64,
     /// When the last one began.
     pub last: Option<Timestamp>,
+}
+
+/// Asks what other zone files would break. Nothing is changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewRequest {
+    /// The files, in the order in which they are merged.
+    pub files: Vec<ZoneFile>,
+    /// What the names in their zones stand for.
+    pub names: Resolved,
+}
+
+/// A file of zones and rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZoneFile {
+    /// What messages call it.
+    pub name: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// What other zone files would break.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previewed {
+    /// In their own modes and those that were set at run time.
+    pub breaks: Vec<Break>,
+    /// Were everything enforced.
+    pub enforced: Vec<Break>,
+    /// What a person should know of it.
+    pub warnings: Vec<String>,
 }
 
 /// A change that returns to the former state unless it is confirmed.

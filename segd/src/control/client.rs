@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::api::{ErrorBody, FlowLine, FlowsQuery, HistoryLine, HistoryQuery, Status};
 use super::changes::{
     Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
-    ModeOutcome, ModeRequest, RollbackRequest, Safety,
+    ModeOutcome, ModeRequest, PreviewRequest, Previewed, RollbackRequest, Safety,
 };
 use super::lines::Lines;
 use super::socket::SOCKET_FILE;
@@ -122,6 +122,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn apply(&self, request: &Safety) -> Result<Applied, ClientError> {
         self.post("/v1/apply", request).await
+    }
+
+    /// What other zone files would break. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn preview(&self, request: &PreviewRequest) -> Result<Previewed, ClientError> {
+        self.post("/v1/preview", request).await
     }
 
     /// Lets a change that waits stay, or gives it more time.

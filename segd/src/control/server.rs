@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{Caller, ControlError, ErrorBody, FlowsQuery, HistoryQuery, Status};
 use super::changes::{
     Applied, ChangeOutcome, ConfirmRequest, ExceptionOutcome, ExceptionRequest, ExceptionRevoke, History,
-    ModeOutcome, ModeRequest, RollbackRequest, Safety,
+    ModeOutcome, ModeRequest, PreviewRequest, Previewed, RollbackRequest, Safety,
 };
 use super::flows;
 use super::history;
@@ -37,6 +37,8 @@ const STREAMS: usize = 32;
 
 /// Bytes of a request's body, and the time for it.
 const MAX_BODY: usize = 64 << 10;
+/// The same for one that brings zone files, in which a million prefixes may be.
+const MAX_FILES: usize = 64 << 20;
 const BODY: Duration = Duration::from_secs(10);
 
 /// What the control socket asks the agent.
@@ -57,6 +59,13 @@ pub trait Agent: Send + Sync + 'static {
         request: Safety,
         caller: Caller,
     ) -> impl Future<Output = Result<Applied, ControlError>> + Send;
+
+    /// Tells what other zone files would break.
+    fn preview(
+        &self,
+        request: PreviewRequest,
+        caller: Caller,
+    ) -> impl Future<Output = Result<Previewed, ControlError>> + Send;
 
     /// Lets a change that waits stay, or gives it more time.
     fn confirm(
@@ -103,6 +112,7 @@ pub async fn serve<A: Agent>(socket: ControlSocket, agent: Arc<A>, shutdown: Can
         .route("/v1/status", get(status))
         .route("/v1/mode", post(mode))
         .route("/v1/apply", post(apply))
+        .route("/v1/preview", post(preview))
         .route("/v1/confirm", post(confirm))
         .route("/v1/rollback", post(rollback))
         .route("/v1/policies", get(policies))
@@ -157,8 +167,8 @@ async fn policies<A: Agent>(State(control): State<Control<A>>) -> Response {
 
 /// A request's body, read and parsed; `what` is what messages call it. An empty one is `T`'s default, if it has one
 /// by its fields.
-async fn request<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Response> {
-    let body = match timeout(BODY, axum::body::to_bytes(body, MAX_BODY)).await {
+async fn request<T: DeserializeOwned>(body: Body, limit: usize, what: &str) -> Result<T, Response> {
+    let body = match timeout(BODY, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(body)) => body,
         Ok(Err(error)) => return Err(failure(StatusCode::PAYLOAD_TOO_LARGE, error.to_string(), None)),
         Err(_) => {
@@ -172,15 +182,18 @@ async fn request<T: DeserializeOwned>(body: Body, what: &str) -> Result<T, Respo
     })
 }
 
-/// A route that changes something.
+/// A route that changes something, or asks what a change would do.
 macro_rules! change {
     ($name:ident, $method:ident, $request:ty, $what:literal) => {
+        change!($name, $method, $request, $what, MAX_BODY);
+    };
+    ($name:ident, $method:ident, $request:ty, $what:literal, $limit:expr) => {
         async fn $name<A: Agent>(
             State(control): State<Control<A>>,
             Extension(caller): Extension<Caller>,
             body: Body,
         ) -> Response {
-            match request::<$request>(body, $what).await {
+            match request::<$request>(body, $limit, $what).await {
                 Ok(request) => to_the_end(async move { control.agent.$method(request, caller).await }).await,
                 Err(response) => response,
             }
@@ -190,6 +203,7 @@ macro_rules! change {
 
 change!(mode, set_mode, ModeRequest, "a mode");
 change!(apply, apply, Safety, "the zone files");
+change!(preview, preview, PreviewRequest, "a preview of zone files", MAX_FILES);
 change!(confirm, confirm, ConfirmRequest, "a confirmation");
 change!(rollback, roll_back, RollbackRequest, "a former policy");
 change!(add_exception, add_exception, ExceptionRequest, "an exception");

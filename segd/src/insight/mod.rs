@@ -3,3 +3,4 @@
 
 pub mod replay;
 pub mod review;
+pub mod whatif;

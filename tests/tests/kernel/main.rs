@@ -27,4 +27,5 @@ mod support;
 mod tampering;
 mod udp;
 mod verdicts;
+mod whatif;
 mod workloads;

@@ -1,7 +1,7 @@
 //! `segd check`.
 
 mod hosts;
-mod names;
+pub(super) mod names;
 
 use std::path::PathBuf;
 

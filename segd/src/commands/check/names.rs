@@ -9,7 +9,7 @@ use crate::names::{Resolver, State, refresh};
 use crate::policy::{Diagnostics, Policy, Resolved};
 
 /// Looks every name up. What fails is a warning: whoever checks files need not see the DNS of the hosts.
-pub(super) async fn look_up(
+pub(in crate::commands) async fn look_up(
     policy: &Policy,
     config: &NamesConfig,
     now: Timestamp,

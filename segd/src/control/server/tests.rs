@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::control::api::{FlowCounts, FlowLine, HostStatus, ModeOverride};
+use crate::control::changes::ZoneFile;
 use crate::control::client::{Client, ClientError, FlowStream};
 use crate::telemetry::process::NoProcesses;
 use crate::telemetry::record::tests::{context, denied, event};
@@ -56,6 +57,11 @@ impl Agent for Fake {
 
     async fn apply(&self, _: Safety, _: Caller) -> Result<Applied, ControlError> {
         Err(ControlError::Invalid(body("z.toml:3:1: error: unknown key", None)))
+    }
+
+    async fn preview(&self, request: PreviewRequest, _: Caller) -> Result<Previewed, ControlError> {
+        let told = |file: &ZoneFile| format!("{}: {} bytes", file.name, file.text.len());
+        Ok(Previewed { warnings: request.files.iter().map(told).collect(), ..Previewed::default() })
     }
 
     async fn confirm(&self, request: ConfirmRequest, _: Caller) -> Result<ChangeOutcome, ControlError> {
@@ -180,6 +186,10 @@ async fn changes_come_through_with_their_answers() {
     let client = &running.client;
     let outcome = client.confirm(&ConfirmRequest::default()).await.unwrap();
     assert_eq!((outcome.changed, outcome.generation), (true, 5));
+    // Zone files may be larger than any other request.
+    let files = vec![ZoneFile { name: "z.toml".into(), text: "#".repeat(1 << 20) }];
+    let request = PreviewRequest { files, names: crate::policy::Resolved::new() };
+    assert_eq!(client.preview(&request).await.unwrap().warnings, ["z.toml: 1048576 bytes"]);
     assert_eq!(client.policies().await.unwrap().problems, ["3.json is damaged"]);
     let exception = ExceptionRequest {
         from: "mars".into(),

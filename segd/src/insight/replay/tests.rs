@@ -325,7 +325,7 @@ proptest! {
             host: host.into(),
             subject: subject.into(),
             workload: workload.clone().filter(|_| n % 3 < 2),
-            unit: workload.as_ref().map(|w| format!("{w}.service").into()).filter(|_| n % 3 > 0),
+            unit: workload.as_ref().map(|w| format!("{w}.service").into()).filter(|_| !n.is_multiple_of(3)),
             local: None,
             peer: Peer::Address(p.peer),
             peer_zone: "z3".into(),
