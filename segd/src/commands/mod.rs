@@ -11,6 +11,7 @@ mod exception;
 mod explain;
 mod filters;
 mod flows;
+mod learn;
 mod mode;
 mod observed;
 mod output;
@@ -85,6 +86,8 @@ enum Command {
     Flows(flows::Flows),
     /// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
     Review(review::Show),
+    /// Propose zone-file rules from what was seen
+    Learn(learn::Learn),
     /// Show who changed what, when and why, and prove that nobody edited it since
     Audit(audit::Audit),
     /// Tell what other zone files would deny or allow of the flows that were seen and of live sockets
@@ -166,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::Mode(set) => on_runtime(set.run()),
         Command::Flows(flows) => on_runtime(flows.run()),
         Command::Review(show) => on_runtime(show.run()),
+        Command::Learn(learn) => on_runtime(learn.run()),
         Command::Audit(audit) => audit.run(),
         Command::Whatif(whatif) => on_runtime(whatif.run()),
         Command::Doctor(doctor) => doctor.run(),

@@ -18,7 +18,7 @@ pub mod ids;
 mod index;
 pub(crate) mod lift;
 pub mod load;
-mod locate;
+pub(crate) mod locate;
 pub mod members;
 pub mod model;
 pub mod ports;

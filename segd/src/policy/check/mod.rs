@@ -87,6 +87,13 @@ pub struct TestCase {
     source: Place,
 }
 
+impl TestCase {
+    /// Whether both are about the same traffic.
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
+        (&self.from, &self.to, self.port, self.wanted) == (&other.from, &other.to, other.port, other.wanted)
+    }
+}
+
 /// Runs the `[[test]]`s, in the order of the files.
 #[must_use]
 pub fn test_cases(

@@ -26,6 +26,7 @@ use grants::{Origin, grants};
 
 pub(crate) use addresses::Peer;
 pub(crate) use modes::{Modes, PassedOver, Setter};
+pub(crate) use services::name_of;
 
 /// The host that a policy is compiled for, and what holds there beside the policy.
 #[derive(Clone, Copy, Debug)]

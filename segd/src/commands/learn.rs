@@ -1,0 +1,222 @@
+//! `segd learn`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use super::observed::Observed;
+use super::output;
+use super::{Failure, NO, Outcome};
+use crate::config;
+use crate::insight::learn::{LearnError, Options, Proposal, learn};
+use crate::insight::replay::Around;
+use crate::policy::{self, Policy, Resolved, Sources};
+
+/// What `--help` says beside the options.
+const NOTES: &str = "\
+Only what present rules do not allow gets new ones, each for one service between two zones or
+workloads, and no wider than what was seen. Scans, what was denied, what nobody answered and what
+was seen once are left out, and listed at the end. Peers in no zone get zones of tight prefixes.
+
+The proposal is checked as by `segd check`, and everything that was seen is decided again under it,
+by the code that decides in the kernel: exit code 1, and nothing is proposed, if it would deny
+anything that was not left out.
+
+Readiness: `learning` while fewer than 24 of the 168 hours of a week were watched, or something new
+came up within the last day of the records; `stabilising` while fewer than 160 hours were, or within
+the last week; then `stable`. Days and hours are in UTC.";
+
+/// Proposes zone files from what was seen.
+#[derive(Args, Debug)]
+#[command(after_help = NOTES)]
+pub(super) struct Learn {
+    /// Write there instead of printing
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// How to print
+    #[arg(long, short, value_name = "FORMAT", default_value = "toml")]
+    output: Format,
+    /// The present zone files [default: those that the configuration names]
+    #[arg(long, value_name = "DIR")]
+    zones: Option<PathBuf>,
+    /// The agent's configuration, for its failsafes and its policy directory
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Propose all rules anew: a zone directory of its own. Zones, services, workloads and what tests say must be denied are
+    /// taken over if there are zone files
+    #[arg(long)]
+    from_scratch: bool,
+    /// Be wider than what was seen: `ports` names whole services of which a part was seen and makes ranges of near ports;
+    /// `peers` makes zones of whole subnets (/24, /64)
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    widen: Vec<Widen>,
+    /// Join addresses in no zone into a prefix if at least so many percent of its addresses were seen
+    #[arg(long, value_name = "PERCENT", default_value_t = Options::default().dense, value_parser = clap::value_parser!(u8).range(1..=100))]
+    dense: u8,
+    /// So many peers on one port, with next to nothing exchanged, are a scan
+    #[arg(long, value_name = "N", default_value_t = Options::default().scan_peers)]
+    scan_peers: usize,
+    /// So many ports of one peer, with next to nothing exchanged, are a scan
+    #[arg(long, value_name = "N", default_value_t = Options::default().scan_ports)]
+    scan_ports: usize,
+    /// Leave out what had fewer flows, unless its connection is still open
+    #[arg(long, value_name = "N", default_value_t = Options::default().min_flows)]
+    min_flows: u64,
+    /// Leave out what was seen in fewer hours [default: 2, but 1 if fewer than 24 hours of the week were watched]
+    #[arg(long, value_name = "N")]
+    min_hours: Option<u32>,
+    /// Do not leave these out
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    include: Vec<Include>,
+    /// The zone of a host that recorded, where its addresses do not say it
+    #[arg(long, value_name = "HOST=ZONE", value_parser = host_zone)]
+    host_zone: Vec<(String, String)>,
+    #[command(flatten)]
+    observed: Observed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Aligned text for people: the rules, how ready they are, and what was left out
+    Table,
+    /// JSON for programs
+    Json,
+    /// A zone file
+    Toml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Widen {
+    Ports,
+    Peers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Include {
+    /// What looks like a scan
+    Scans,
+    /// What the policy in force denied
+    Denied,
+    /// What nobody answered
+    Unanswered,
+    /// What was seen once: as --min-flows 1 --min-hours 1
+    Rare,
+}
+
+fn host_zone(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(host, zone)| !host.is_empty() && !zone.is_empty());
+    parts
+        .map(|(host, zone)| (host.to_owned(), zone.to_owned()))
+        .ok_or_else(|| "write it as HOST=ZONE".to_owned())
+}
+
+impl From<LearnError> for Failure {
+    fn from(error: LearnError) -> Self {
+        match error {
+            LearnError::Nothing | LearnError::Present(_) => Self::bad_input(error),
+            LearnError::Compile(_) | LearnError::Check(_) | LearnError::Broken(_) => {
+                Self { message: error.to_string(), code: NO }
+            }
+        }
+    }
+}
+
+impl Learn {
+    pub(super) async fn run(self) -> Outcome {
+        let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
+        let now = Timestamp::now();
+        let dir = self.zones.as_ref().unwrap_or(&config.policy_dir);
+        let present = if self.from_scratch && self.zones.is_none() && !dir.is_dir() {
+            Policy::default()
+        } else {
+            let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
+            policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))?
+        };
+        let observed = self.observed.summaries().await?;
+        let zones: BTreeMap<String, String> = self.host_zone.iter().cloned().collect();
+        if let Some((host, zone)) = zones.iter().find(|(_, zone)| !present.zones.contains_key(*zone)) {
+            let message = format!("--host-zone {host}={zone}: the zone files define no zone `{zone}`");
+            return Err(Failure::bad_input(message));
+        }
+        let names = Resolved::new();
+        let around = Around { zones: &zones, names: &names, ..Around::of_files(&config.failsafes, now) };
+        let proposal = learn(&observed, &present, around, &self.options())?;
+        self.print(&proposal)?;
+        Ok(0)
+    }
+
+    fn options(&self) -> Options {
+        let included = |what| self.include.contains(&what);
+        let rare = included(Include::Rare);
+        Options {
+            from_scratch: self.from_scratch,
+            widen_ports: self.widen.contains(&Widen::Ports),
+            widen_peers: self.widen.contains(&Widen::Peers),
+            dense: self.dense,
+            scan_peers: self.scan_peers,
+            scan_ports: self.scan_ports,
+            min_flows: if rare { 0 } else { self.min_flows },
+            min_hours: if rare { Some(0) } else { self.min_hours },
+            scans: included(Include::Scans),
+            denied: included(Include::Denied),
+            unanswered: included(Include::Unanswered),
+        }
+    }
+
+    fn print(&self, proposal: &Proposal) -> Result<(), Failure> {
+        let text = match self.output {
+            Format::Toml => proposal.toml.clone(),
+            Format::Table => table(proposal),
+            Format::Json if self.output_file.is_none() => return output::json(proposal),
+            Format::Json => serde_json::to_string_pretty(proposal)?,
+        };
+        let Some(path) = &self.output_file else { return output::print(&text) };
+        let failed = |error| Failure::bad_input(format!("cannot write {}: {error}", path.display()));
+        std::fs::write(path, text.trim_end().to_owned() + "\n").map_err(failed)
+    }
+}
+
+/// For people.
+fn table(proposal: &Proposal) -> String {
+    let row = |rule: &crate::insight::learn::ProposedRule| {
+        let maturity = &rule.evidence.maturity;
+        [
+            rule.from.clone(),
+            rule.to.clone(),
+            rule.services.join(" "),
+            rule.evidence.flows.to_string(),
+            maturity.readiness.name().to_owned(),
+            format!("{}/168", maturity.watched),
+            rule.id.clone(),
+        ]
+    };
+    let header = ["FROM", "TO", "SERVICES", "FLOWS", "READINESS", "WATCHED", "RULE"];
+    let mut out = format!("{}\n", proposal.maturity.text());
+    if proposal.rules.is_empty() {
+        out += "\nnothing needs a rule that is not there\n";
+    } else {
+        out += &format!("\n{}\n", output::table(header, proposal.rules.iter().map(row)));
+    }
+    if !proposal.zones.is_empty() {
+        let row = |zone: &crate::insight::learn::ProposedZone| {
+            let cidrs: Vec<String> = zone.cidrs.iter().take(4).map(ToString::to_string).collect();
+            let more = zone.cidrs.len().saturating_sub(cidrs.len());
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            [zone.name.clone(), zone.seen.to_string(), format!("{}{more}", cidrs.join(" "))]
+        };
+        out +=
+            &format!("\n{}\n", output::table(["NEW ZONE", "SEEN", "CIDRS"], proposal.zones.iter().map(row)));
+    }
+    if !proposal.left_out.is_empty() {
+        out += "\nleft out:\n";
+        for entry in &proposal.left_out {
+            out += &format!("  {}: {entry}\n", entry.why);
+        }
+    }
+    for note in &proposal.notes {
+        out += &format!("note: {note}\n");
+    }
+    out
+}
