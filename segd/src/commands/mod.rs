@@ -12,6 +12,7 @@ mod explain;
 mod filters;
 mod flows;
 mod learn;
+mod map;
 mod mode;
 mod observed;
 mod output;
@@ -88,6 +89,8 @@ enum Command {
     Review(review::Show),
     /// Propose zone-file rules from what was seen
     Learn(learn::Learn),
+    /// Draw who talks to whom, as a page, a picture or data
+    Map(map::Show),
     /// Show who changed what, when and why, and prove that nobody edited it since
     Audit(audit::Audit),
     /// Tell what other zone files would deny or allow of the flows that were seen and of live sockets
@@ -170,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Flows(flows) => on_runtime(flows.run()),
         Command::Review(show) => on_runtime(show.run()),
         Command::Learn(learn) => on_runtime(learn.run()),
+        Command::Map(show) => on_runtime(show.run()),
         Command::Audit(audit) => audit.run(),
         Command::Whatif(whatif) => on_runtime(whatif.run()),
         Command::Doctor(doctor) => doctor.run(),

@@ -2,6 +2,7 @@
 //! [`Policy`](crate::policy::Policy). Commands bring both.
 
 pub mod learn;
+pub mod map;
 pub mod replay;
 pub mod review;
 pub mod whatif;
