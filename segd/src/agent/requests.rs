@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use segd_common::traffic::Mode;
 
 use super::InstallError;
@@ -156,6 +157,10 @@ impl Handle {
 impl Agent for Handle {
     fn status(&self) -> Status {
         self.show()
+    }
+
+    fn rule_hits(&self) -> Vec<(Arc<str>, u64, Option<Timestamp>)> {
+        self.hits()
     }
 
     async fn set_mode(&self, request: ModeRequest, caller: Caller) -> Result<ModeOutcome, ControlError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use segd_common::counter::{Counter, CounterKey, Loss};
 use segd_common::id::Generation;
 use segd_common::traffic::Verdict;
@@ -160,6 +161,26 @@ impl Handle {
             metrics: Some(self.metrics.to_string()),
             warnings,
         }
+    }
+}
+
+impl Handle {
+    /// Flows that each rule allowed since the counters began, and when the last one did; nothing while the kernel cannot
+    /// be read.
+    pub(super) fn hits(&self) -> Vec<(Arc<str>, u64, Option<Timestamp>)> {
+        let (registry, clock) = (&self.core.in_force().registry, self.core.collector.clock());
+        let mut hits: BTreeMap<Arc<str>, Counter> = BTreeMap::new();
+        for (key, counter) in self.counters().read().unwrap_or_default() {
+            let allowed = key.filter(|key| key.verdict == Verdict::Allowed as u8);
+            if let Some(rule) = allowed.and_then(|key| registry.rule_name(key.rule)) {
+                let sum = hits.entry(rule).or_default();
+                sum.flows += counter.flows;
+                sum.last = sum.last.max(counter.last);
+            }
+        }
+        let hit =
+            |(rule, sum): (_, Counter)| (rule, sum.flows, (sum.last != 0).then(|| clock.wall(sum.last)));
+        hits.into_iter().map(hit).collect()
     }
 }
 

@@ -85,16 +85,16 @@ enum Command {
     /// the agent remembers all of them, else what its history has, summed up by hour. With --input: the records in log
     /// files. A flow that no rule allows is shown with the rule that it needs.
     Flows(flows::Flows),
-    /// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
-    Review(review::Show),
-    /// Propose zone-file rules from what was seen
-    Learn(learn::Learn),
     /// Draw who talks to whom, as a page, a picture or data
     Map(map::Show),
-    /// Show who changed what, when and why, and prove that nobody edited it since
-    Audit(audit::Audit),
+    /// Propose zone-file rules from what was seen
+    Learn(learn::Learn),
     /// Tell what other zone files would deny or allow of the flows that were seen and of live sockets
     Whatif(whatif::Whatif),
+    /// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
+    Review(review::Show),
+    /// Show who changed what, when and why, and prove that nobody edited it since
+    Audit(audit::Audit),
     /// Tell what this host can do for segd, and what is in the way
     Doctor(doctor::Doctor),
     /// Take every program and pin of segd off this host, whether the agent runs or not
@@ -171,11 +171,11 @@ pub fn main() -> ExitCode {
         Command::Exception(exceptions) => on_runtime(exceptions.run()),
         Command::Mode(set) => on_runtime(set.run()),
         Command::Flows(flows) => on_runtime(flows.run()),
-        Command::Review(show) => on_runtime(show.run()),
-        Command::Learn(learn) => on_runtime(learn.run()),
         Command::Map(show) => on_runtime(show.run()),
-        Command::Audit(audit) => audit.run(),
+        Command::Learn(learn) => on_runtime(learn.run()),
         Command::Whatif(whatif) => on_runtime(whatif.run()),
+        Command::Review(show) => on_runtime(show.run()),
+        Command::Audit(audit) => audit.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Detach(detach) => on_runtime(detach.run()),
         Command::Completions(completions) => completions.run(),

@@ -1,6 +1,6 @@
 //! `[[sink]]`: where flow records go.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use segd_common::traffic::Verdict;
@@ -56,15 +56,11 @@ pub(super) fn read(walk: &mut Walk, value: Value<'_>) -> Vec<Sink> {
     let mut sinks: Vec<Sink> = Vec::new();
     for (place, table) in walk.tables("sink", value) {
         let Some((sink, place)) = sink(walk, place, table) else { continue };
-        let path = |target: &SinkTarget| match target {
-            SinkTarget::File { path, .. } => Some(path.clone()),
-            _ => None,
-        };
         if sinks.iter().any(|other| other.options.name == sink.options.name) {
             let message = format!("there are two sinks called `{}`", sink.options.name);
             walk.found.error(place, message).help("give one of them another `name`");
-        } else if let Some(path) = path(&sink.target)
-            && sinks.iter().any(|other| same_file(other, &path))
+        } else if let Some(path) = file(&sink)
+            && sinks.iter().any(|other| file(other) == Some(path))
         {
             let message = format!("two sinks write to {}", path.display());
             walk.found.error(place, message).help("give each one a `path` of its own");
@@ -74,8 +70,11 @@ pub(super) fn read(walk: &mut Walk, value: Value<'_>) -> Vec<Sink> {
     sinks
 }
 
-fn same_file(sink: &Sink, wanted: &PathBuf) -> bool {
-    matches!(&sink.target, SinkTarget::File { path, .. } if path == wanted)
+fn file(sink: &Sink) -> Option<&Path> {
+    match &sink.target {
+        SinkTarget::File { path, .. } => Some(path),
+        SinkTarget::Stdout | SinkTarget::Journald { .. } | SinkTarget::Syslog { .. } => None,
+    }
 }
 
 /// One, and where its name or else its beginning is.
@@ -179,7 +178,7 @@ fn detail(walk: &mut Walk, section: &Section<'_>) -> Detail {
 fn filter(walk: &mut Walk, section: &Section<'_>) -> Filter {
     let mut filter = Filter::default();
     if let Some(words) = section.strings(walk, "verdicts", "the sink records nothing") {
-        let verdicts: Vec<_> = words.iter().filter_map(|word| verdict(walk, word)).collect();
+        let verdicts: Vec<Verdict> = words.iter().filter_map(|word| verdict(walk, word)).collect();
         filter = Filter::of_verdicts(&verdicts);
     }
     let Some(table) = section.value("filter").and_then(|value| walk.table("filter", value)) else {

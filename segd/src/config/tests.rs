@@ -279,9 +279,14 @@ type = "stdout"
 name = "again"
 queue = "many"
 "#;
+    // Without the words that a filter takes, which are its own tests' matter.
+    let what = |message: &str| {
+        message.split(": the filters").next().and_then(|m| m.split("; ex").next()).map(str::to_owned)
+    };
+    let what = |message: &str| what(message).unwrap();
     let found = parse("segd.toml", text).unwrap_err();
     let lines: Vec<String> =
-        found.items().iter().map(|d| format!("{}:{}: {}", d.line, d.column, d.message)).collect();
+        found.items().iter().map(|d| format!("{}:{}: {}", d.line, d.column, what(&d.message))).collect();
     assert_eq!(
         lines,
         [
@@ -293,8 +298,8 @@ queue = "many"
             "13:8: `wms logs` is no name for a sink",
             "14:10: `window` has no meaning without `detail = \"summary\"`",
             "15:11: `address` has no meaning for a sink of type `journald`",
-            "16:12: unknown filter `prot`: the filters are verdict, zone, from, to, workload, address, port, protocol, service, process, direction, event, reason, rule, host, each also with `not-` before it",
-            "16:33: `70000` is no port: `70000` is no number from 0 to 65535; examples: 5432, tcp/5432, udp/4000-4010, icmp",
+            "16:12: unknown filter `prot`",
+            "16:33: `70000` is no port: `70000` is no number from 0 to 65535",
             "16:49: filter `from` must be a string, a number or a list of them",
             "21:12: `verdicts` says already which ones",
             "22:1: there are two sinks called `udp://10.0.0.5:514`",

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::channel::Channel;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -45,6 +46,10 @@ const BODY: Duration = Duration::from_secs(10);
 pub trait Agent: Send + Sync + 'static {
     /// The state of the agent and the kernel now. May block for as long as reading it from the kernel takes.
     fn status(&self) -> Status;
+
+    /// Flows that each rule allowed, by the kernel's counters, and when the last one began. May block as
+    /// [`Agent::status`].
+    fn rule_hits(&self) -> Vec<(Arc<str>, u64, Option<Timestamp>)>;
 
     /// Sets a mode.
     fn set_mode(
@@ -259,8 +264,18 @@ async fn send_history<A: Agent>(
 
 async fn rules<A: Agent>(State(control): State<Control<A>>) -> Result<Response, ControlError> {
     let reader = history::reader(control.agent.hub()).await?;
-    let rules = history::blocking(move || reader.rules()).await?;
-    Ok(Json(rules).into_response())
+    let rules = history::blocking(move || {
+        let mut rules = reader.rules()?;
+        // Records may be lost, counters are not; but a reboot takes those.
+        for (id, hits, last) in control.agent.rule_hits() {
+            if let Some(rule) = rules.iter_mut().find(|rule| *rule.rule == *id) {
+                rule.hits = rule.hits.max(hits);
+                rule.last_hit = rule.last_hit.max(last);
+            }
+        }
+        Ok(rules)
+    });
+    Ok(Json(rules.await?).into_response())
 }
 
 fn too_many() -> Response {

@@ -175,8 +175,8 @@ impl Collector {
         self.sinks.iter().map(Sink::status).collect()
     }
 
-    /// Lets the sinks and the recorder write what is queued, each kind for at most `patience`. Blocks. Later events reach
-    /// none of them.
+    /// Lets the sinks, all at once, and then the recorder write what is queued, for at most `patience` each. Blocks. Later
+    /// events reach no sink.
     pub fn close_sinks(&self, patience: Duration) {
         self.sinks.iter().for_each(Sink::begin_close);
         let until = Instant::now() + patience;

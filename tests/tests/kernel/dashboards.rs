@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::SOON;
 
-fn packaging(directory: &str, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn packaging(directory: &str, extension: &str) -> Vec<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../segd/packaging").join(directory);
     let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|e| e == extension)).collect();
@@ -24,7 +24,7 @@ fn packaging(directory: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 /// Rules and expressions whose times (ranges, offsets, `for`) are a sixtieth: minutes become seconds.
-fn faster(text: &str) -> String {
+pub(crate) fn faster(text: &str) -> String {
     let mut fast = String::new();
     let mut rest = text;
     while let Some((at, before)) = ["[", "offset ", "for: "]
@@ -50,7 +50,7 @@ fn faster(text: &str) -> String {
 }
 
 /// Every expression of a dashboard, with its panel's title, as Prometheus gets it from Grafana.
-fn expressions(dashboard: &Path) -> Vec<(String, String)> {
+pub(crate) fn expressions(dashboard: &Path) -> Vec<(String, String)> {
     let name = dashboard.file_stem().unwrap().to_string_lossy().into_owned();
     let dashboard: Value = serde_json::from_str(&fs::read_to_string(dashboard).unwrap()).unwrap();
     let mut found = Vec::new();

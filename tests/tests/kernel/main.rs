@@ -23,6 +23,7 @@ mod revoke;
 mod seeds;
 mod sinks;
 mod sockets;
+mod story;
 mod support;
 mod tampering;
 mod udp;

@@ -30,6 +30,10 @@ struct Fake {
 }
 
 impl Agent for Fake {
+    fn rule_hits(&self) -> Vec<(Arc<str>, u64, Option<Timestamp>)> {
+        Vec::new()
+    }
+
     fn status(&self) -> Status {
         Status {
             version: "0.1.0".into(),
