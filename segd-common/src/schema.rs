@@ -7,10 +7,8 @@ pub const VERSION: u32 = 3;
 /// Number of generation slots: the one in force and its fallback, and a place for either beside them.
 pub const SLOTS: u32 = 4;
 
-/// `ACTIVE`: array of one `u32`, the slot that holds the policy in force.
+/// `ACTIVE`: array of one [`Active`](crate::table::Active).
 pub const ACTIVE: &str = "ACTIVE";
-/// `GENERATIONS`: array of [`GenerationInfo`](crate::table::GenerationInfo), one per slot.
-pub const GENERATIONS: &str = "GENERATIONS";
 /// `HOSTS`: per slot a hash from address to zone.
 pub const HOSTS: &str = "HOSTS";
 /// `PREFIXES4`: per slot a trie from IPv4 prefix to zone.

@@ -5,6 +5,7 @@
 
 use crate::addr::V4_BITS;
 use crate::id::{Generation, RuleId, SubjectId, ZoneId};
+use crate::schema::SLOTS;
 use crate::traffic::{Direction, Mode};
 
 /// Key of the policy trie: what may `subject` do with `peer`?
@@ -144,20 +145,38 @@ impl PeerZone {
     }
 }
 
-/// What a generation says about itself. One per slot.
+/// Which generation is in force, and what each says about itself: all that a packet needs of them, in one look-up and, but
+/// for deadlines, one cache line.
+///
+/// User space writes the whole value, but changes only slots that no program reads, and then `slot`, by which they come
+/// into force: programs that run at the same time see every other byte written over by itself.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Active {
+    /// Zero. Linux 6.18 puts an array's values 8 bytes before a cache line (`struct bpf_array` of include/linux/bpf.h).
+    pub lead: u64,
+    /// The slot in force, unless its deadline has passed.
+    pub slot: u32,
+    /// Zero.
+    pub pad: u32,
+    /// By slot.
+    pub infos: [GenerationInfo; SLOTS as usize],
+    /// By slot, if its [`HAS_DEADLINE`] is set: the instant from which the generation in its slot `fallback` holds in place of
+    /// it, in nanoseconds of CLOCK_BOOTTIME. Else 0.
+    pub deadlines: [u64; SLOTS as usize],
+}
+
+/// What a generation says about itself.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GenerationInfo {
-    /// The instant from which the generation in slot `fallback` holds in place of this one, in nanoseconds of
-    /// CLOCK_BOOTTIME; 0: never.
-    pub deadline: u64,
     /// Its number; [`Generation::NONE`]: nothing is loaded in this slot.
     pub generation: Generation,
     /// What the host's sockets are decided as that belong to no workload.
     pub host: SubjectId,
     /// A slot; without a deadline, 0.
     pub fallback: u8,
-    /// [`KEEP_REVOKED`], [`HAS_WORKLOADS`] and [`HAS_USERS`].
+    /// [`KEEP_REVOKED`], [`HAS_WORKLOADS`], [`HAS_USERS`] and [`HAS_DEADLINE`].
     pub flags: u8,
 }
 
@@ -167,6 +186,8 @@ pub const KEEP_REVOKED: u8 = 1;
 pub const HAS_WORKLOADS: u8 = 2;
 /// Flag of a [`GenerationInfo`]: it knows workloads by user.
 pub const HAS_USERS: u8 = 4;
+/// Flag of a [`GenerationInfo`]: it holds until a deadline.
+pub const HAS_DEADLINE: u8 = 8;
 
 /// What a local socket is decided as. Value of the tables of cgroups and of users, whose subjects are workloads.
 #[repr(C)]
@@ -249,7 +270,7 @@ mod tests {
         assert_eq!(size_of::<PolicyKey>() % align_of::<PolicyEntry>(), 0);
         assert_eq!(size_of::<ServiceKey>(), 4);
         assert_eq!(size_of::<FailsafeKey>(), 20);
-        assert_eq!(size_of::<GenerationInfo>(), 16);
+        assert_eq!((size_of::<GenerationInfo>(), size_of::<Active>()), (8, 80));
         assert_eq!(size_of::<PeerZone>(), 4);
         assert_eq!(size_of::<Subject>(), 16);
         assert_eq!(size_of::<Pattern>(), 16 + 8 + PATTERN_BYTES);

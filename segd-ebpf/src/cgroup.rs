@@ -79,8 +79,8 @@ fn cgroup_rmdir(ctx: TracePointContext) -> u32 {
     for slot in 0..SLOTS {
         end(slot, id);
     }
-    if let Some(slot) = ACTIVE.get(0) {
-        end(*slot, id);
+    if let Some(active) = ACTIVE.get(0) {
+        end(active.slot, id);
     }
     for slot in 0..SLOTS {
         if let Some(workloads) = WORKLOADS.get(slot) {

@@ -84,13 +84,16 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
     sock::adopt(ctx.as_ptr(), socket);
     subject::resolve(socket, case);
     let ctx = ctx.as_ptr();
-    flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());
-    if socket.flow.flags == BORROWED {
-        borrow::settle(&mut socket.flow);
-    } else {
-        count::settle(&raw mut socket.flow);
+    // Most sockets have none yet. Of one that was lent, a packet may have been counted after it was taken back.
+    if socket.flow.protocol != 0 || socket.flow.packets_in | socket.flow.packets_out != 0 {
+        flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());
+        if socket.flow.flags == BORROWED {
+            borrow::settle(&mut socket.flow);
+        } else {
+            count::settle(&raw mut socket.flow);
+        }
+        zero(&raw mut socket.flow);
     }
-    zero(&raw mut socket.flow);
     if case.protocol == protocol::TCP { stream(ctx, case, socket) } else { datagram(case, socket) }
 }
 

@@ -1,7 +1,7 @@
 //! What was decided lately, by destination: connections that come and go to the same service are decided once in each
 //! generation, with one look-up instead of five in tables of any size.
 //!
-//! An array that is its own hash: an entry that another one needs the place of is overwritten. Only `connect`, `sendmsg` and
+//! A table that is its own hash: an entry that another one needs the place of is overwritten. Only `connect`, `sendmsg` and
 //! accepted connections fill it, with what passes: no stranger can, and what a packet's address means does not differ from
 //! what it means there, but for the host's own addresses, which do not come in.
 
@@ -17,12 +17,21 @@ use crate::maps::DECIDED;
 use crate::view::now;
 
 /// Places: a power of two.
-pub(crate) const PLACES: usize = 1024;
+const PLACES: usize = 1024;
+
+/// All places, as one value of a map: so that each is one cache line on Linux 6.18, which puts an array's values 8 bytes before
+/// one (`struct bpf_array` of include/linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Lately {
+    lead: u64,
+    places: [Decided; PLACES],
+}
 
 /// One decision: a cache line.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Decided {
+struct Decided {
     /// Counts what was written here; [`BUSY`] while somebody writes.
     version: u64,
     peer: Addr,
@@ -59,7 +68,9 @@ fn place(peer: &Addr, what: u64) -> Option<*mut Decided> {
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let [high, low] = peer.words();
     let mixed = (high ^ low.rotate_left(32) ^ what).wrapping_mul(SPREAD);
-    DECIDED.get_ptr_mut((mixed >> (64 - PLACES.trailing_zeros())) as u32)
+    let place = (mixed >> (64 - PLACES.trailing_zeros())) as usize;
+    // SAFETY: a place of the array, as the number has no more bits.
+    DECIDED.get_ptr_mut(0).map(|lately| unsafe { (&raw mut (*lately).places).cast::<Decided>().add(place) })
 }
 
 /// Answers a case as it was answered before in this generation, with its counter. Returns whether it could.
@@ -76,7 +87,7 @@ pub(crate) fn recall(case: &mut Case) -> bool {
         if version == BUSY
             || read_volatile(&raw const (*place).what) != what
             || read_volatile(&raw const (*place).generation) != case.generation
-            || (*place).peer != case.peer
+            || !same(&raw const (*place).peer, &case.peer)
         {
             return false;
         }
@@ -99,6 +110,20 @@ pub(crate) fn recall(case: &mut Case) -> bool {
         case.reason = Reason::from_byte(reason).unwrap_or(Reason::NoRule);
     }
     true
+}
+
+/// Whether an address that others may write at the same time reads as this one; neither read is moved.
+///
+/// # Safety
+/// `shared` must be in a live map value.
+#[inline(always)]
+unsafe fn same(shared: *const Addr, own: &Addr) -> bool {
+    let (shared, own) = (shared.cast::<u64>(), (&raw const *own).cast::<u64>());
+    // SAFETY: an address is two words, by the caller's promise in a map value, and one on this program's frame.
+    unsafe {
+        read_volatile(shared) == read_volatile(own)
+            && read_volatile(shared.add(1)) == read_volatile(own.add(1))
+    }
 }
 
 /// Remembers a case's answer.

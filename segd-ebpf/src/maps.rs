@@ -14,11 +14,11 @@ use segd_common::schema::{
     COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEED_ENTRIES, SLOTS,
 };
 use segd_common::table::{
-    FailsafeKey, GenerationInfo, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
+    Active, FailsafeKey, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
 };
 
 use crate::cgroup::Search;
-use crate::decided::{Decided, PLACES};
+use crate::decided::Lately;
 
 const N_SLOTS: usize = SLOTS as usize;
 /// Inner maps are made by user space in the size that each policy needs.
@@ -33,9 +33,7 @@ type Inner<T> = [T; 1];
 type Flows = LruHashMap<FlowKey, OwnedFlow, { FLOW_ENTRIES as usize }>;
 
 #[btf_map]
-pub(crate) static ACTIVE: Array<u32, 1> = Array::new();
-#[btf_map]
-pub(crate) static GENERATIONS: Array<GenerationInfo, N_SLOTS> = Array::new();
+pub(crate) static ACTIVE: Array<Active, 1> = Array::new();
 #[btf_map]
 pub(crate) static HOSTS: ArrayOfMaps<HashMap<Addr, Inner<PeerZone>, INNER>, N_SLOTS> = ArrayOfMaps::new();
 #[btf_map]
@@ -69,7 +67,7 @@ pub(crate) static NOBODY: Array<Owner, 1> = Array::new();
 #[btf_map]
 pub(crate) static SEARCH: Array<Search, 1> = Array::new();
 #[btf_map]
-pub(crate) static DECIDED: Array<Decided, PLACES> = Array::new();
+pub(crate) static DECIDED: Array<Lately, 1> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS_OUT: Flows = Flows::new();
 #[btf_map]

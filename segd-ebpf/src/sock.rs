@@ -103,10 +103,10 @@ fn sock_create(ctx: SockContext) -> i32 {
     name(&mut socket.owner);
     socket.watched = 1;
     subject::take_ancestors(socket);
-    let Some(policy) = Policy::current() else {
+    let Some(name) = unjudgeable(kind, number) else {
         return 1;
     };
-    let Some(name) = unjudgeable(kind, number) else {
+    let Some(policy) = Policy::current() else {
         return 1;
     };
     let mut place = MaybeUninit::uninit();
@@ -146,7 +146,10 @@ fn sock_release(ctx: SockContext) -> i32 {
         borrow::settle(&mut socket.flow);
         socket.flow.flags = 0;
         socket.flow.protocol = 0;
-    } else if socket.flow.flags & CLOSE_BY_STATE == 0 {
+    } else if socket.flow.flags & CLOSE_BY_STATE != 0 {
+        // TCP's: `sock_ops` tells its end, and it began no other.
+        return 1;
+    } else {
         flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, Measured::default());
         count::settle(&raw mut socket.flow);
     }

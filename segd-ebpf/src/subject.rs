@@ -33,12 +33,17 @@ pub(crate) fn ask(skb: *mut __sk_buff, socket: &mut Socket) {
     socket.subject.word = 0;
 }
 
-/// Takes the cgroups of the process that runs now.
+/// Takes the ancestors of the cgroup of the process that runs now, the socket's own, of which none is known yet.
 #[inline(always)]
 pub(crate) fn take_ancestors(socket: &mut Socket) {
     for level in 0..LEVELS {
         // SAFETY: the helper takes a number.
-        socket.ancestors[level] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        socket.ancestors[level] = id;
+        if id == socket.owner.cgroup {
+            // Its own level; below there is nothing.
+            break;
+        }
     }
 }
 

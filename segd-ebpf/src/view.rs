@@ -1,13 +1,15 @@
 //! The policy in force, as `segd_common::decide` sees it.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use segd_common::addr::Addr;
 use segd_common::decide::View;
 use segd_common::id::{Generation, ServiceId, SubjectId};
-use segd_common::table::{FailsafeKey, PeerZone, PolicyEntry, PolicyKey, ServiceKey};
+use segd_common::table::{FailsafeKey, HAS_DEADLINE, PeerZone, PolicyEntry, PolicyKey, ServiceKey};
 
-use crate::maps::{ACTIVE, FAILSAFES, GENERATIONS, HOSTS, POLICY, PREFIXES4, PREFIXES6, SERVICES};
+use crate::maps::{ACTIVE, FAILSAFES, HOSTS, POLICY, PREFIXES4, PREFIXES6, SERVICES};
 
 /// The generation in force. A program reads it once, so that all its look-ups see one generation.
 #[derive(Clone, Copy)]
@@ -24,11 +26,14 @@ impl Policy {
     /// `None` before the first policy: everything passes.
     #[inline(always)]
     pub(crate) fn current() -> Option<Self> {
-        let mut slot = *ACTIVE.get(0)?;
-        let mut info = GENERATIONS.get(slot)?;
-        if info.deadline != 0 && now() >= info.deadline {
+        let active = ACTIVE.get_ptr(0)?;
+        // SAFETY: a look-up's pointer stays valid for the program's run; user space may write another slot's number, so it is
+        // read once.
+        let (mut slot, active) = unsafe { (read_volatile(&raw const (*active).slot), &*active) };
+        let mut info = active.infos.get(slot as usize)?;
+        if info.flags & HAS_DEADLINE != 0 && now() >= *active.deadlines.get(slot as usize)? {
             slot = u32::from(info.fallback);
-            info = GENERATIONS.get(slot)?;
+            info = active.infos.get(slot as usize)?;
         }
         if info.generation == Generation::NONE {
             return None;

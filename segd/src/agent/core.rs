@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -277,13 +278,14 @@ impl Core {
         next: impl FnOnce(&InForce) -> Result<Intent, E>,
     ) -> Result<Done, E> {
         let looks = change.care != Care::None || change.guard.is_some();
-        // Before its turn: who waits for this one does not wait for the sockets to be listed.
-        let live = looks.then(|| self.live()).transpose()?;
-        let mut turn = lock(&self.turn);
-        let now = self.in_force();
-        let before = self.generation().map_err(InstallError::from)?;
-        let intent = self.named(next(&now)?);
-        let prepared = self.maker.prepare(intent, &now.registry)?;
+        let (live, made) = thread::scope(|scope| {
+            // Beside all else: who waits for this one does not wait for the sockets to be listed.
+            let live = looks.then(|| scope.spawn(|| self.live()));
+            let made = self.made(next);
+            (live.map(|live| live.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))), made)
+        });
+        let live = live.transpose()?;
+        let (mut turn, now, before, prepared) = made?;
         let effects = live.map(|live| self.effects(&live, &prepared)).transpose()?.unwrap_or_default();
         let Effects { mut breaks, mut flowing, unruled } = effects;
         if change.care == Care::None {
@@ -330,6 +332,19 @@ impl Core {
         drop(now);
         memory::give_back();
         Ok(Done { changed: true, generation, breaks, warnings })
+    }
+
+    /// What a change makes, in its turn, of what is in force, whose generation comes before it.
+    fn made<E: From<InstallError>>(
+        &self,
+        next: impl FnOnce(&InForce) -> Result<Intent, E>,
+    ) -> Result<(MutexGuard<'_, Turn>, Arc<InForce>, Generation, Prepared), E> {
+        let turn = lock(&self.turn);
+        let now = self.in_force();
+        let before = self.generation().map_err(InstallError::from)?;
+        let intent = self.named(next(&now)?);
+        let prepared = self.maker.prepare(intent, &now.registry)?;
+        Ok((turn, now, before, prepared))
     }
 
     /// With what the names in all its zones stand for, also in those that it goes back to.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -115,57 +116,61 @@ impl Maker {
     /// On an error the former generation is in force and the disk says so.
     pub(super) fn install(
         &self,
-        mut prepared: Prepared,
+        prepared: Prepared,
         origin: Origin<'_>,
         standings: &mut Standings,
         collector: &Collector,
         datapath: &mut Datapath,
     ) -> Result<(InForce, Generation), InstallError> {
-        let state = &self.state;
-        let keep = |result: Result<(), StateError>| origin.keep(result);
-        if prepared.has_new_names || standings.now.is_none() {
-            keep(state.save(REGISTRY_FILE, &prepared.registry))?;
-        }
         let next = datapath.next_generation(prepared.former.is_some())?;
+        let Prepared { has_new_names, zone, compiled, former, warnings, began, mut intent, registry } =
+            prepared;
         let mut new = Vec::new();
-        let former = prepared.intent.pending.as_mut().map(|p| (&mut p.former, next.0.saturating_sub(1)));
-        for (stance, number) in former.into_iter().chain([(&mut prepared.intent.stance, next.0)]) {
+        let waiting = intent.pending.as_mut().map(|p| (&mut p.former, next.0.saturating_sub(1)));
+        for (stance, number) in waiting.into_iter().chain([(&mut intent.stance, next.0)]) {
             if stance.record == 0 {
                 stance.record = number;
-                match self.keep(stance, &origin) {
-                    Err(error) if origin.way_out => tracing::error!("{NOT_KEPT}: {error}"),
-                    saved => saved?,
-                }
                 new.push(number);
             }
         }
-        keep(standings.announce(state, standing(&prepared.intent, next, origin.change.clone())))?;
         let former_context = collector.context();
-        let registry = Arc::new(prepared.registry);
-        collector.set_context(self.context(&prepared.intent.stance, &registry));
-        let fallback = prepared.intent.pending.as_ref().zip(prepared.former.as_ref());
+        let registry = Arc::new(registry);
+        collector.set_context(self.context(&intent.stance, &registry));
+        let fallback = intent.pending.as_ref().zip(former.as_ref());
         let fallback =
             fallback.map(|(pending, compiled)| Fallback { compiled, deadline: pending.deadline_ns });
-        match datapath.apply(&prepared.compiled, fallback) {
+        let names = (has_new_names || standings.now.is_none()).then_some(&*registry);
+        let announced = standing(&intent, next, origin.change.clone());
+        let kept = || self.keep_all((names, &intent, &new), &origin, (&mut *standings, announced));
+        // The disk takes as long as the tables.
+        let applied = thread::scope(|scope| {
+            let keeping = scope.spawn(kept);
+            datapath.apply_once(&compiled, fallback, || {
+                keeping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        });
+        match applied {
             Ok(generation) => {
-                let Intent { stance, pending, .. } = &mut prepared.intent;
+                let Intent { stance, pending, .. } = &mut intent;
                 for stance in [stance].into_iter().chain(pending.as_mut().map(|p| &mut p.former)) {
                     self.forget_texts(stance);
                 }
                 let in_force = InForce {
                     generation,
-                    compiled: Arc::new(prepared.compiled),
-                    zone: prepared.zone,
+                    compiled: Arc::new(compiled),
+                    zone,
                     registry,
-                    apply_seconds: prepared.began.elapsed().as_secs_f64(),
-                    warnings: prepared.warnings,
-                    intent: prepared.intent,
+                    apply_seconds: began.elapsed().as_secs_f64(),
+                    warnings,
+                    intent,
                 };
                 Ok((in_force, generation))
             }
             Err(error) => {
                 collector.set_context(Context::clone(&former_context));
-                if let Err(error) = standings.settle(state, false) {
+                if standings.is_announced(next)
+                    && let Err(error) = standings.settle(&self.state, false)
+                {
                     // The kernel tells the next agent that it did not come to this.
                     tracing::warn!("{error}");
                 }
@@ -174,9 +179,30 @@ impl Maker {
                         tracing::warn!("a policy that did not come into force stays in the history: {error}");
                     }
                 }
-                Err(error.into())
+                Err(error)
             }
         }
+    }
+
+    /// Puts on disk what must be there before the kernel changes: names that are new, the stances of new records, and
+    /// last what is announced.
+    fn keep_all(
+        &self,
+        (names, intent, new): (Option<&Registry>, &Intent, &[u32]),
+        origin: &Origin<'_>,
+        (standings, announced): (&mut Standings, Standing),
+    ) -> Result<(), InstallError> {
+        if let Some(registry) = names {
+            origin.keep(self.state.save(REGISTRY_FILE, registry))?;
+        }
+        let stances = intent.pending.as_ref().map(|p| &p.former).into_iter().chain([&intent.stance]);
+        for stance in stances.filter(|stance| new.contains(&stance.record)) {
+            match self.keep(stance, origin) {
+                Err(error) if origin.way_out => tracing::error!("{NOT_KEPT}: {error}"),
+                saved => saved?,
+            }
+        }
+        Ok(origin.keep(standings.announce(&self.state, announced))?)
     }
 
     /// Puts a stance into the history.

@@ -35,13 +35,15 @@ use intent::Around;
 use intent::Stance;
 use maker::Maker;
 use naming::Naming;
+use standing::Recovered;
 use starting::Beginning;
 
 use crate::config::{self, Config};
 use crate::control::{self, ControlSocket};
-use crate::datapath::{Datapath, Place, Seeded, host};
+use crate::datapath::{Datapath, Place, Preparation, Seeded, host};
 use crate::history::Recorder;
 use crate::policy::Lists;
+use crate::policy::model::Exception;
 use crate::rollout::history::History;
 use crate::rollout::journal::Action;
 use crate::state::StateDir;
@@ -76,6 +78,7 @@ pub struct Options {
 /// Why it does not start. Then nothing is attached that was not before.
 pub async fn run(options: Options) -> Result<(), StartError> {
     memory::set_up();
+    let preparation = Preparation::begin();
     let config = config::read(options.config.as_deref())?;
     let addresses = host::addresses().map_err(system("read the addresses of this host"))?;
     let state = StateDir::open(&options.state_dir)?;
@@ -93,11 +96,12 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let listener = exporter::bind(config.metrics_listen).await?;
     let metrics_address = listener.local_addr().map_err(system("read the metrics address"))?;
     let mut signals = Signals::new()?;
-    let core = Arc::new(load(&options, config, state, remembered, (files, around), names)?);
+    let (core, start) = load(&options, preparation, config, state, remembered, (files, around), names)?;
+    let core = Arc::new(core);
     let agent = Arc::new(view::Handle::new(Arc::clone(&core), metrics_address));
     let collector = Arc::clone(&core.collector);
     let metrics = Arc::new(Metrics::new(Arc::clone(&agent) as _, Arc::clone(&collector))?);
-    let ring = attach(&core)?;
+    let ring = attach(&core, start)?;
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -141,12 +145,13 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 /// of a former agent read. Undone on an error, unless a former agent's programs are in place.
 fn load(
     options: &Options,
+    preparation: Preparation,
     config: Config,
     state: StateDir,
     remembered: Remembered,
     (files, around): (Result<Stance, InstallError>, Around),
     names: Naming,
-) -> Result<Core, StartError> {
+) -> Result<(Core, Start), StartError> {
     let root = host::cgroup2_root();
     let (cgroup, cgroups) = match (&options.cgroup, root) {
         (Some(cgroup), root) => (cgroup.clone(), root.unwrap_or_else(|_| cgroup.clone())),
@@ -163,7 +168,7 @@ fn load(
     let history = History::open(&options.state_dir)?;
     let sinks = sinks::start(&config)?;
     let recorder = start_recorder(&config, &options.state_dir)?;
-    let mut datapath = Datapath::open(&place, remembered.registry.is_none())?;
+    let mut datapath = Datapath::open_prepared(preparation, &place, remembered.registry.is_none())?;
     let kernel = datapath.in_force()?;
     for record in remembered.standings.unfulfilled(kernel.generation) {
         history.remove(record)?;
@@ -183,7 +188,7 @@ fn load(
         tracing::warn!("{warning}");
     }
     if options.program_log > 0 {
-        follow_program_log(&mut datapath);
+        follow_program_log(&mut datapath)?;
     }
     let recovered = remembered.recovered(&options.state_dir, kernel.generation);
     let processes = Box::new(ProcFs::new(cgroups));
@@ -194,13 +199,28 @@ fn load(
     let stood = remembered.standings.now.as_ref().filter(|s| loads && s.pending.is_none());
     let replaced = stood.map(|s| (s.record, host::boottime_ns()));
     let core = Core::new(maker, remembered, (intent, why), names, datapath, collector)?;
-    core.note_start(recovered.as_ref(), &notes);
-    core.resume_guard(replaced);
-    core.tell_ended(&ended, "its time was over before the start");
-    if lapsed {
-        core.note(&Change::own(Action::Expire).because("nobody confirmed the change in time"));
+    Ok((core, Start { recovered, notes, replaced, ended, lapsed }))
+}
+
+/// How an agent began, for the journal and the guard.
+struct Start {
+    recovered: Option<Recovered>,
+    notes: Vec<String>,
+    /// What stood before, and when the zone files took its place.
+    replaced: Option<(u32, u64)>,
+    ended: Vec<Exception>,
+    lapsed: bool,
+}
+
+impl Start {
+    fn tell(self, core: &Core) {
+        core.note_start(self.recovered.as_ref(), &self.notes);
+        core.resume_guard(self.replaced);
+        core.tell_ended(&self.ended, "its time was over before the start");
+        if self.lapsed {
+            core.note(&Change::own(Action::Expire).because("nobody confirmed the change in time"));
+        }
     }
-    Ok(core)
 }
 
 fn start_recorder(config: &Config, state_dir: &Path) -> Result<Option<Arc<Recorder>>, StartError> {
@@ -212,8 +232,8 @@ fn start_recorder(config: &Config, state_dir: &Path) -> Result<Option<Arc<Record
 }
 
 /// Hands what the programs log to this agent's own log.
-fn follow_program_log(datapath: &mut Datapath) {
-    match aya_log::EbpfLogger::init(datapath.programs()) {
+fn follow_program_log(datapath: &mut Datapath) -> Result<(), crate::datapath::Error> {
+    match aya_log::EbpfLogger::init(datapath.programs()?) {
         Ok(mut logger) => {
             tokio::spawn(async move {
                 let mut every = tokio::time::interval(Duration::from_millis(100));
@@ -225,10 +245,11 @@ fn follow_program_log(datapath: &mut Datapath) {
         }
         Err(error) => tracing::warn!("the programs' log cannot be followed: {error}"),
     }
+    Ok(())
 }
 
-/// Puts the programs in place. From here on nothing fails.
-fn attach(core: &Core) -> Result<RingBuf<MapData>, StartError> {
+/// Puts the programs in place. From here on nothing fails. What need not be on disk before they judge is written after.
+fn attach(core: &Core, start: Start) -> Result<RingBuf<MapData>, StartError> {
     let mut datapath = core.datapath();
     let ring = datapath.take_events()?;
     let first = !datapath.is_attached();
@@ -239,6 +260,11 @@ fn attach(core: &Core) -> Result<RingBuf<MapData>, StartError> {
     if first {
         // Those that were made meanwhile.
         seed(&mut datapath);
+    }
+    start.tell(core);
+    datapath.settle_in()?;
+    if let Some(recorder) = core.collector.recorder() {
+        recorder.open();
     }
     let foreign = datapath.foreign();
     drop(datapath);

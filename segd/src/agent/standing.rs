@@ -87,6 +87,11 @@ impl Standings {
         state.save(FILE, self)
     }
 
+    /// Whether this generation was announced and is not settled.
+    pub(super) fn is_announced(&self, generation: Generation) -> bool {
+        self.next.as_ref().is_some_and(|next| next.generation == generation.0)
+    }
+
     /// To be called when the kernel has changed, or has refused to.
     pub(super) fn settle(&mut self, state: &StateDir, changed: bool) -> Result<(), StateError> {
         let next = self.next.take();

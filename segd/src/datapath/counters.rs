@@ -9,6 +9,7 @@ use segd_common::counter::{self, Counter, CounterKey, Loss, OVERFLOW};
 use segd_common::flow::{CLOSED, Denial, DenialKey, Flow, FlowKey, OPENED, OwnedFlow};
 use segd_common::schema;
 
+use super::sockets::live::Iterators;
 use super::{Error, sys};
 
 type Flows = HashMap<MapData, FlowKey, OwnedFlow>;
@@ -21,9 +22,9 @@ pub struct Counters {
     flows: [(&'static str, Flows); 2],
     denials: HashMap<MapData, DenialKey, Denial>,
     sockets: OwnedFd,
-    /// The program that counts what the flows of live sockets have carried; none where the kernel has no BTF, and then
-    /// every packet is counted at once.
-    settling: Option<OwnedFd>,
+    /// One counts what the flows of live sockets have carried; there are none where the kernel has no BTF, and then every
+    /// packet is counted at once.
+    iterators: Iterators,
 }
 
 /// How full a map is.
@@ -38,7 +39,7 @@ pub struct Usage {
 }
 
 impl Counters {
-    pub(super) fn open(maps: &Path, settling: Option<OwnedFd>) -> Result<Self, Error> {
+    pub(super) fn open(maps: &Path, iterators: Iterators) -> Result<Self, Error> {
         let typed = |name: &'static str| {
             MapData::from_pin(maps.join(name)).and_then(Map::from_map_data).map_err(|e| Error::map(name, e))
         };
@@ -52,7 +53,7 @@ impl Counters {
             flows: [flows(schema::FLOWS_OUT)?, flows(schema::FLOWS_IN)?],
             denials: HashMap::try_from(typed(schema::DENIALS)?).map_err(map(schema::DENIALS))?,
             sockets: sys::object_get(&maps.join(schema::SOCKETS)).map_err(sockets)?,
-            settling,
+            iterators,
         })
     }
 
@@ -73,8 +74,8 @@ impl Counters {
 
     /// Has what live sockets carry counted: by labels, and in the flow tables.
     fn settle(&self) -> Result<(), Error> {
-        let Some(program) = &self.settling else { return Ok(()) };
-        let walked = sys::iterate(program.as_fd(), self.sockets.as_fd());
+        let Some(program) = self.iterators.settling() else { return Ok(()) };
+        let walked = sys::iterate(program, self.sockets.as_fd());
         walked.map(drop).map_err(|e| Error::io("walk over the sockets of", Path::new(schema::SOCKETS), e))
     }
 

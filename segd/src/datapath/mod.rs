@@ -10,6 +10,7 @@ mod large;
 mod observer;
 mod pins;
 pub mod probe;
+mod programs;
 mod slots;
 mod sockets;
 mod sys;
@@ -20,9 +21,8 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::RingBuf;
-use aya::{Ebpf, EbpfLoader};
-use aya_obj::Object;
+use aya::Ebpf;
+use aya::maps::{Map, RingBuf};
 use segd_common::event::Event;
 use segd_common::id::Generation;
 use segd_common::schema;
@@ -35,6 +35,9 @@ pub use sockets::{LiveSocket, Seeded, Subjects, Target, destroy};
 
 use crate::policy::Compiled;
 use pins::Pins;
+pub use programs::Preparation;
+use programs::{Programs, loader};
+use sockets::live::Iterators;
 use tables::Tables;
 pub use tables::{Fallback, InForce, Pending};
 use watch::Watch;
@@ -54,8 +57,11 @@ pub struct Place {
 
 /// The programs and tables of one agent. Dropping it leaves what is pinned in force.
 pub struct Datapath {
-    bpf: Ebpf,
+    programs: Programs,
     tables: Tables,
+    /// Until somebody takes it.
+    events: Option<Map>,
+    iterators: Iterators,
     watch: Watch,
     pins: Pins,
     cgroup: File,
@@ -66,26 +72,55 @@ impl Datapath {
     /// Loads programs and tables, taking over the tables that a former agent left pinned. Nothing is attached
     /// and no verdict changes. On an error nothing stays behind that was not there.
     ///
+    /// The verifier goes on when this returns; whether the kernel takes the programs shows in [`apply`](Self::apply).
+    ///
     /// `fresh_counters`: begin to count anew, as the numbers in the pinned counters have lost their names.
     ///
     /// # Errors
     /// Names what the host lacks.
     pub fn open(place: &Place, fresh_counters: bool) -> Result<Self, Error> {
+        Self::open_prepared(Preparation::begin(), place, fresh_counters)
+    }
+
+    /// As [`open`](Self::open), with what was begun before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_prepared(
+        preparation: Preparation,
+        place: &Place,
+        fresh_counters: bool,
+    ) -> Result<Self, Error> {
         host::check_capabilities()?;
         let (cgroup, inode) = host::open_cgroup(&place.cgroup)?;
         let pins = Pins::open(&place.bpffs)?;
         if fresh_counters {
             pins.remove_counters()?;
         }
-        let opened = load(&pins, place).and_then(|(bpf, tables)| {
-            let observer = Observer::new(&bpf, &pins, place.cgroup.clone(), inode)?;
-            Ok((bpf, tables, observer))
+        let opened = programs::load(preparation, &pins, place.log_level).and_then(|mut bpf| {
+            let tables = Tables::take(&mut bpf, place.cgroup.clone())?;
+            let iterators = Iterators::default();
+            let observer = Observer::new(iterators.clone(), &pins, place.cgroup.clone(), inode)?;
+            if pins.has_links() {
+                // What the programs in place know of sockets is asked before others take over.
+                load_iterators(&iterators, &mut bpf);
+            }
+            let events = bpf.take_map(schema::EVENTS);
+            Ok(Self {
+                programs: Programs::verify(bpf),
+                tables,
+                events,
+                iterators,
+                watch: Watch::Off,
+                pins: pins.clone(),
+                cgroup,
+                observer,
+            })
         });
         if opened.is_err() && !pins.has_links() {
             pins.remove_own()?;
         }
-        let (bpf, tables, observer) = opened?;
-        Ok(Self { bpf, tables, watch: Watch::Off, pins, cgroup, observer })
+        opened
     }
 
     /// Whether a former agent's programs are in place.
@@ -101,19 +136,28 @@ impl Datapath {
     /// Names the hook that failed; then none stays attached that was not before.
     pub fn attach(&mut self) -> Result<bool, Error> {
         let was_attached = self.is_attached();
-        let attached = hooks::attach(&mut self.bpf, &self.pins.links(), &self.cgroup, self.observer.inode);
+        let (links, inode) = (self.pins.links(), self.observer.inode);
+        let loaded = self.programs.loaded();
+        let attached = loaded.and_then(|bpf| hooks::attach(bpf, &links, &self.cgroup, inode));
         if attached.is_err() && !was_attached {
             self.pins.remove_own()?;
         }
         let took_over = attached?;
-        // Not before, as it reads the kernel's BTF once more, which takes as long as verifying a large program.
-        if let Err(error) = sockets::live::load(&mut self.bpf) {
-            tracing::warn!(
-                "live flows are known by their sockets only: {error}; a kernel with /sys/kernel/btf/vmlinux is needed"
-            );
-        }
-        self.watch.pin(&self.pins.links())?;
+        self.watch.pin(&links)?;
         Ok(took_over | (self.pins.remove_others()? > 0))
+    }
+
+    /// Does what can wait until the programs are in place.
+    ///
+    /// # Errors
+    /// If they are not in the kernel.
+    pub fn settle_in(&mut self) -> Result<(), Error> {
+        self.tables.clear_up();
+        // It reads the kernel's BTF once more, which takes as long as verifying a large program.
+        if !self.iterators.are_loaded() {
+            load_iterators(&self.iterators, self.programs.loaded()?);
+        }
+        Ok(())
     }
 
     /// Unpins what was prepared and is not attached, after a start that failed.
@@ -160,20 +204,38 @@ impl Datapath {
         compiled: &Compiled,
         fallback: Option<Fallback<'_>>,
     ) -> Result<Generation, Error> {
-        // Before the tables that they fill are there, so that no cgroup is made unseen between the two.
-        if let Err(error) = self.watch.begin(&mut self.bpf) {
-            let has_workloads = |compiled: &Compiled| !compiled.patterns.is_empty();
-            if has_workloads(compiled) || fallback.is_some_and(|f| has_workloads(f.compiled)) {
-                return Err(error);
+        self.apply_once(compiled, fallback, || Ok(()))
+    }
+
+    /// As [`apply`](Self::apply). When all that is left is to bring it into force, `ready` is called; if it fails, the
+    /// former policy stays.
+    ///
+    /// # Errors
+    /// As there, and what `ready` fails with.
+    pub fn apply_once<E: From<Error>>(
+        &mut self,
+        compiled: &Compiled,
+        fallback: Option<Fallback<'_>>,
+        ready: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Generation, E> {
+        let attached = self.is_attached();
+        let Self { programs, tables, watch, pins, observer, .. } = self;
+        let has_workloads = |compiled: &Compiled| !compiled.patterns.is_empty();
+        let needed = has_workloads(compiled) || fallback.is_some_and(|f| has_workloads(f.compiled));
+        let begin = || {
+            match watch.begin(programs.loaded()?) {
+                Ok(()) => observer.watches(),
+                Err(error) if needed => return Err(error),
+                Err(error) => tracing::warn!("workloads by unit or cgroup will not be possible: {error}"),
             }
-            tracing::warn!("workloads by unit or cgroup will not be possible: {error}");
-        } else {
-            self.observer.watches();
+            if attached { watch.pin(&pins.links()) } else { Ok(()) }
+        };
+        let generation = tables.swap(compiled, fallback, begin, ready)?;
+        // Else nobody reads what was there before, and it can wait.
+        if attached {
+            self.tables.clear_up();
         }
-        if self.is_attached() {
-            self.watch.pin(&self.pins.links())?;
-        }
-        self.tables.swap(compiled, fallback)
+        Ok(generation)
     }
 
     /// Lets generations go on from this number if the kernel's own is lower, as after a reboot: each number is given
@@ -187,13 +249,16 @@ impl Datapath {
     /// # Errors
     /// If it was taken before.
     pub fn take_events(&mut self) -> Result<RingBuf<aya::maps::MapData>, Error> {
-        let map = self.bpf.take_map(schema::EVENTS).ok_or(Error::Object { what: schema::EVENTS })?;
+        let map = self.events.take().ok_or(Error::Object { what: schema::EVENTS })?;
         RingBuf::try_from(map).map_err(|e| Error::map(schema::EVENTS, e))
     }
 
-    /// The programs' own log, if [`Place::log_level`] asked for one.
-    pub fn programs(&mut self) -> &mut Ebpf {
-        &mut self.bpf
+    /// The programs, with their own log, if [`Place::log_level`] asked for one. Waits until they are in the kernel.
+    ///
+    /// # Errors
+    /// The kernel does not take them.
+    pub fn programs(&mut self) -> Result<&mut Ebpf, Error> {
+        self.programs.loaded()
     }
 
     /// Handles to what is counted.
@@ -201,8 +266,7 @@ impl Datapath {
     /// # Errors
     /// If the pins are gone.
     pub fn counters(&self) -> Result<Counters, Error> {
-        let settling = sockets::live::iterator(&self.bpf, sockets::live::SETTLING);
-        Counters::open(&self.pins.maps(), settling)
+        Counters::open(&self.pins.maps(), self.iterators.clone())
     }
 
     /// As [`Observer::attached`].
@@ -224,31 +288,12 @@ impl Datapath {
     }
 }
 
-/// A loader of the object whose programs log at a level, as [`Place::log_level`].
-fn loader(log_level: &u8) -> EbpfLoader<'_> {
-    let mut loader = EbpfLoader::new();
-    loader.override_global(aya_log::LEVEL, log_level, false);
-    // What sockets carry can be counted later if the iterator can be loaded that does it.
-    if aya::Btf::from_sys_fs().is_ok() {
-        loader.override_global("COUNTS_LATER", &1_u8, true);
+fn load_iterators(iterators: &Iterators, bpf: &mut Ebpf) {
+    if let Err(error) = iterators.load(bpf) {
+        tracing::warn!(
+            "live flows are known by their sockets only: {error}; a kernel with /sys/kernel/btf/vmlinux is needed"
+        );
     }
-    if *log_level == 0 {
-        // One page; the buffer of a log that nobody writes.
-        loader.map_max_entries("AYA_LOGS", 4096);
-    }
-    loader
-}
-
-fn load(pins: &Pins, place: &Place) -> Result<(Ebpf, Tables), Error> {
-    let object = Object::parse(OBJECT).map_err(|e| Error::Load(Box::new(e.into())))?;
-    let mut loader = loader(&place.log_level);
-    for (name, path) in pins.prepare(&object)? {
-        loader.map_pin_path(name, path);
-    }
-    let mut bpf = loader.load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
-    hooks::load(&mut bpf)?;
-    let tables = Tables::take(&mut bpf, place.cgroup.clone())?;
-    Ok((bpf, tables))
 }
 
 /// Takes every program and pin of an agent off this host, whether it runs or not. Returns how many hooks were

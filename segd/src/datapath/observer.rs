@@ -2,19 +2,19 @@
 //! waits for none.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aya::Ebpf;
 use aya::maps::{self, Map, MapData};
 use segd_common::flow::{Seed, Socket};
 use segd_common::schema;
 
 use super::hooks::{self, Attached};
 use super::pins::Pins;
-use super::sockets::{LiveSocket, Subjects, live};
+use super::sockets::live::{self, Iterators};
+use super::sockets::{LiveSocket, Subjects};
 use super::tables::{Current, InForce};
 use super::{Error, cgroups, sys};
 use crate::policy::Compiled;
@@ -25,8 +25,7 @@ pub struct Observer {
     pub(super) cgroup: PathBuf,
     pub(super) inode: u64,
     pins: Pins,
-    /// The iterator over sockets, where the kernel can have one.
-    iterator: Option<Arc<OwnedFd>>,
+    iterators: Iterators,
     seeds: Arc<maps::HashMap<MapData, u64, Seed>>,
     current: Arc<Current>,
     /// Whether this agent attached the tracepoints.
@@ -34,7 +33,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(bpf: &Ebpf, pins: &Pins, cgroup: PathBuf, inode: u64) -> Result<Self, Error> {
+    pub(super) fn new(iterators: Iterators, pins: &Pins, cgroup: PathBuf, inode: u64) -> Result<Self, Error> {
         let pinned = |name: &'static str| {
             MapData::from_pin(pins.maps().join(name))
                 .and_then(Map::from_map_data)
@@ -46,9 +45,9 @@ impl Observer {
             cgroup,
             inode,
             pins: pins.clone(),
-            iterator: live::iterator(bpf, live::PROGRAM).map(Arc::new),
+            iterators,
             seeds: Arc::new(seeds),
-            current: Arc::new(Current::new(pinned(schema::ACTIVE)?, pinned(schema::GENERATIONS)?)?),
+            current: Arc::new(Current::new(pinned(schema::ACTIVE)?)?),
             watches: Arc::default(),
         })
     }
@@ -102,11 +101,11 @@ impl Observer {
 
     /// What the programs keep of each socket, by cookie.
     pub(super) fn known_sockets(&self) -> Result<HashMap<u64, Socket>, Error> {
-        let iterator = self.iterator.as_ref().ok_or(Error::Object { what: live::PROGRAM })?;
+        let iterator = self.iterators.live()?;
         let pin = self.pins.maps().join(schema::SOCKETS);
         let failed = |source| Error::io("read the sockets of", &pin, source);
         let map = sys::object_get(&pin).map_err(failed)?;
-        let bytes = sys::iterate(iterator.as_fd(), map.as_fd()).map_err(failed)?;
+        let bytes = sys::iterate(iterator, map.as_fd()).map_err(failed)?;
         Ok(live::records(&bytes).collect())
     }
 }

@@ -14,9 +14,8 @@ use segd_common::schema::{self, COUNTER_PLACES, FREE_COUNTERS};
 use super::{Error, hooks, host};
 
 /// Maps that are pinned.
-const PINNED: [&str; 23] = [
+const PINNED: [&str; 22] = [
     schema::ACTIVE,
-    schema::GENERATIONS,
     schema::HOSTS,
     schema::PREFIXES4,
     schema::PREFIXES6,

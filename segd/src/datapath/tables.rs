@@ -12,7 +12,8 @@ use segd_common::addr::Addr;
 use segd_common::id::Generation;
 use segd_common::schema;
 use segd_common::table::{
-    FAILSAFE, GenerationInfo, HAS_USERS, HAS_WORKLOADS, KEEP_REVOKED, Pattern, PeerZone, PolicyEntry, Subject,
+    Active, FAILSAFE, GenerationInfo, HAS_DEADLINE, HAS_USERS, HAS_WORKLOADS, KEEP_REVOKED, Pattern,
+    PeerZone, PolicyEntry, Subject,
 };
 
 use super::large::{Entry, Large};
@@ -100,52 +101,64 @@ pub(super) struct Tables {
     clock: Clock,
     /// The last number that was given, if the kernel has forgotten it.
     given: Generation,
+    /// The slots in use since the last swap, while the others are not cleared up.
+    swapped: Option<Vec<u32>>,
 }
 
-/// Which slot is in force: handles to the two tables that say so.
-pub(super) struct Current {
-    active: Array<MapData, u32>,
-    generations: Array<MapData, GenerationInfo>,
-}
+/// Which slot is in force: a handle to the table that says so.
+pub(super) struct Current(Array<MapData, Active>);
 
 impl Current {
-    pub(super) fn new(active: Map, generations: Map) -> Result<Self, Error> {
-        Ok(Self {
-            active: array(active, schema::ACTIVE)?,
-            generations: array(generations, schema::GENERATIONS)?,
-        })
+    pub(super) fn new(active: Map) -> Result<Self, Error> {
+        Array::try_from(active).map(Self).map_err(|e| Error::map(schema::ACTIVE, e))
     }
 
-    /// The slot that was brought into force last, and what it says. The slot is in force unless its deadline passed.
-    fn active(&self) -> Result<(u32, GenerationInfo), Error> {
-        let slot = self.active.get(&0, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
-        Ok((slot, self.info(slot)?))
+    fn read(&self) -> Result<Active, Error> {
+        self.0.get(&0, 0).map_err(|e| Error::map(schema::ACTIVE, e))
     }
 
-    fn info(&self, slot: u32) -> Result<GenerationInfo, Error> {
-        self.generations.get(&slot, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
+    /// What [`Active`] says of changes holds for the caller.
+    fn write(&mut self, active: &Active) -> Result<(), Error> {
+        self.0.set(0, active, 0).map_err(|e| Error::map(schema::ACTIVE, e))
     }
 
     /// What the programs judge by now.
     pub(super) fn in_force(&self) -> Result<InForce, Error> {
-        let (_, info) = self.active()?;
-        if info.deadline == 0 {
-            return Ok(InForce { generation: info.generation, pending: None });
-        }
-        let fallback = self.info(info.fallback.into())?.generation;
-        if host::boottime_ns() >= info.deadline {
+        let active = self.read()?;
+        let last = last(&active);
+        let Some((fallback, deadline)) = fallback(&active) else {
+            return Ok(InForce { generation: last.generation, pending: None });
+        };
+        let fallback = info(&active, fallback).generation;
+        if host::boottime_ns() >= deadline {
             return Ok(InForce { generation: fallback, pending: None });
         }
-        let pending = Some(Pending { deadline: info.deadline, fallback });
-        Ok(InForce { generation: info.generation, pending })
+        Ok(InForce { generation: last.generation, pending: Some(Pending { deadline, fallback }) })
     }
 
     /// Whether the policy in force, or what follows it by itself, knows workloads by cgroup.
     pub(super) fn has_workloads(&self) -> Result<bool, Error> {
-        let (_, info) = self.active()?;
-        let fallback = if info.deadline == 0 { 0 } else { self.info(info.fallback.into())?.flags };
-        Ok((info.flags | fallback) & HAS_WORKLOADS != 0)
+        let active = self.read()?;
+        let after = fallback(&active).map_or(0, |(slot, _)| info(&active, slot).flags);
+        Ok((last(&active).flags | after) & HAS_WORKLOADS != 0)
     }
+}
+
+/// What a slot says; of one that there is not, that nothing is in it.
+fn info(active: &Active, slot: u32) -> GenerationInfo {
+    active.infos.get(slot as usize).copied().unwrap_or_default()
+}
+
+/// What the slot says that was brought into force last. It is in force unless its deadline passed.
+fn last(active: &Active) -> GenerationInfo {
+    info(active, active.slot)
+}
+
+/// The slot that follows the one brought into force last by itself, and from when on.
+fn fallback(active: &Active) -> Option<(u32, u64)> {
+    let last = last(active);
+    let deadline = active.deadlines.get(active.slot as usize).copied().unwrap_or_default();
+    (last.flags & HAS_DEADLINE != 0).then_some((last.fallback.into(), deadline))
 }
 
 /// From the wall clock, on which policies expire, to CLOCK_BOOTTIME, on which the kernel measures.
@@ -176,7 +189,7 @@ impl Clock {
 impl Tables {
     pub(super) fn take(bpf: &mut Ebpf, cgroup: PathBuf) -> Result<Self, Error> {
         let mut take = |name: &'static str| bpf.take_map(name).ok_or(Error::Object { what: name });
-        let current = Current::new(take(schema::ACTIVE)?, take(schema::GENERATIONS)?)?;
+        let current = Current::new(take(schema::ACTIVE)?)?;
         let hosts = Large::new(take(schema::HOSTS)?, schema::HOSTS, Kind::Hash)?;
         let prefixes4 = Large::new(take(schema::PREFIXES4)?, schema::PREFIXES4, Kind::Trie)?;
         let prefixes6 = Large::new(take(schema::PREFIXES6)?, schema::PREFIXES6, Kind::Trie)?;
@@ -195,6 +208,7 @@ impl Tables {
             cgroup,
             clock: Clock::default(),
             given: Generation::NONE,
+            swapped: None,
         })
     }
 
@@ -214,7 +228,7 @@ impl Tables {
 
     /// The number that the next [`swap`](Self::swap) gives.
     pub(super) fn next(&self, with_fallback: bool) -> Result<Generation, Error> {
-        let (_, last) = self.current.active()?;
+        let last = last(&self.current.read()?);
         let step = if with_fallback { 2 } else { 1 };
         last.generation.0.max(self.given.0).checked_add(step).map(Generation).ok_or(Error::Generations)
     }
@@ -225,34 +239,53 @@ impl Tables {
     }
 
     /// Builds a generation beside the one in force, and what it falls back to, then lets it come into force. Until
-    /// that last store nothing has changed; after it the whole generation holds.
-    pub(super) fn swap(
+    /// that last store nothing has changed; after it the whole generation holds. [`clear_up`](Self::clear_up) is for
+    /// afterwards.
+    ///
+    /// `watch` is called when the tables are there that new cgroups are put into, `ready` before that store; if one fails,
+    /// nothing changes.
+    pub(super) fn swap<E: From<Error>>(
         &mut self,
         compiled: &Compiled,
         fallback: Option<Fallback<'_>>,
-    ) -> Result<Generation, Error> {
-        let swapped = self.build(compiled, fallback);
+        watch: impl FnOnce() -> Result<(), Error>,
+        ready: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Generation, E> {
+        self.clear_up();
+        let swapped = self.build(compiled, fallback, watch).map_err(E::from);
+        let swapped = swapped.and_then(|(active, built)| {
+            ready()?;
+            self.current.write(&active)?;
+            Ok(built)
+        });
         if swapped.is_err() {
             self.all().into_iter().for_each(Slots::abandon);
         }
         let (generation, used) = swapped?;
-        // The new generation is in force, whatever becomes of the old maps.
-        if let Err(error) = self.clear(&used) {
-            tracing::warn!("the tables of a former policy stay in memory: {error}");
-        }
+        self.swapped = Some(used);
         Ok(generation)
     }
 
-    /// Returns the generation that came into force and the slots that are in use.
+    /// Lets go of what the last swap left unused.
+    pub(super) fn clear_up(&mut self) {
+        let cleared = self.swapped.take().map_or(Ok(()), |used| self.clear(&used));
+        // The new generation is in force, whatever becomes of the old maps.
+        if let Err(error) = cleared {
+            tracing::warn!("the tables of a former policy stay in memory: {error}");
+        }
+    }
+
+    /// Returns what is to be written for it to come into force, the generation and the slots that will be in use.
     fn build(
         &mut self,
         compiled: &Compiled,
         fallback: Option<Fallback<'_>>,
-    ) -> Result<(Generation, Vec<u32>), Error> {
+        watch: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(Active, (Generation, Vec<u32>)), Error> {
         self.clock.read();
-        let (slot, former) = self.current.active()?;
+        let mut active = self.current.read()?;
         let generation = self.next(fallback.is_some())?;
-        let used: Vec<u32> = [Some(slot), (former.deadline != 0).then_some(former.fallback.into())]
+        let used: Vec<u32> = [Some(active.slot), self::fallback(&active).map(|(slot, _)| slot)]
             .into_iter()
             .flatten()
             .collect();
@@ -261,6 +294,7 @@ impl Tables {
 
         let slot = next_idle()?;
         let mut info = GenerationInfo { generation, ..info_of(compiled) };
+        let mut until = 0;
         let mut slots = vec![slot];
         let mut watched = Vec::new();
         // First, so that the large tables are held against those of the new generation from then on.
@@ -269,19 +303,22 @@ impl Tables {
             watched.push(self.plan(slot, compiled)?);
             slots.push(slot);
             let generation = Generation(generation.0 - 1);
-            self.set_info(slot, GenerationInfo { generation, ..info_of(compiled) })?;
-            info.deadline = deadline;
+            set(&mut active, slot, GenerationInfo { generation, ..info_of(compiled) }, 0)?;
+            until = deadline;
+            info.flags |= HAS_DEADLINE;
             info.fallback = u8::try_from(slot).unwrap_or(0);
         }
         watched.push(self.plan(slot, compiled)?);
-        self.set_info(slot, info)?;
+        set(&mut active, slot, info, until)?;
+        self.current.write(&active)?;
         self.at_once(Slots::commit)?;
+        watch()?;
         // From here on the programs put each new cgroup into these tables; those that are there come now.
         for (patterns, workloads) in watched.iter().filter(|(patterns, _)| !patterns.is_empty()) {
             cgroups::fill(&workloads.map, &self.cgroup, patterns)?;
         }
-        self.current.active.set(0, slot, 0).map_err(|e| Error::map(schema::ACTIVE, e))?;
-        Ok((generation, slots))
+        active.slot = slot;
+        Ok((active, (generation, slots)))
     }
 
     /// Makes the tables of a policy for a slot. Returns its patterns and the table of the cgroups that match them.
@@ -312,10 +349,6 @@ impl Tables {
         let failsafes = compiled.failsafes.iter().map(|(len, key)| (Key::new(*len, *key), FAILSAFE));
         self.failsafes.plan(slot, failsafes)?;
         Ok((patterns, workloads))
-    }
-
-    fn set_info(&mut self, slot: u32, info: GenerationInfo) -> Result<(), Error> {
-        self.current.generations.set(slot, info, 0).map_err(|e| Error::map(schema::GENERATIONS, e))
     }
 
     /// Waits until no program still runs that read a former slot's number, then prepares the slot that the next
@@ -356,6 +389,14 @@ fn idle(used: &[u32]) -> impl Iterator<Item = u32> {
     (0..schema::SLOTS).filter(|slot| !used.contains(slot))
 }
 
+/// Says what is in a slot that is not in force.
+fn set(active: &mut Active, slot: u32, info: GenerationInfo, deadline: u64) -> Result<(), Error> {
+    let places = active.infos.get_mut(slot as usize).zip(active.deadlines.get_mut(slot as usize));
+    let (place, until) = places.ok_or(Error::Object { what: "slots" })?;
+    (*place, *until) = (info, deadline);
+    Ok(())
+}
+
 fn info_of(compiled: &Compiled) -> GenerationInfo {
     let flag = |is: bool, flag: u8| if is { flag } else { 0 };
     GenerationInfo {
@@ -365,8 +406,4 @@ fn info_of(compiled: &Compiled) -> GenerationInfo {
             | flag(!compiled.users.is_empty(), HAS_USERS),
         ..GenerationInfo::default()
     }
-}
-
-fn array<V: aya::Pod>(map: Map, name: &'static str) -> Result<Array<MapData, V>, Error> {
-    Array::try_from(map).map_err(|e| Error::map(name, e))
 }

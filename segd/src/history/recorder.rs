@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Records the history of one agent.
 #[derive(Debug)]
 pub struct Recorder {
+    /// There until the file may be opened.
+    waits: Mutex<Option<Sender<()>>>,
     queue: Mutex<Option<Sender<Message>>>,
     ended: Mutex<Receiver<()>>,
     shared: Arc<Shared>,
@@ -74,7 +76,8 @@ struct Shared {
 }
 
 impl Recorder {
-    /// Begins to record into a state directory. What is wrong with the file there shows in the status only.
+    /// Begins to record into a state directory. What is wrong with the file there shows in the status only. The file is
+    /// opened when [`open`](Self::open) says so, as that takes time which a start has not.
     ///
     /// # Errors
     /// No thread could be started.
@@ -98,15 +101,28 @@ impl Recorder {
         let shared = Arc::new(Shared { queued: AtomicUsize::new(0), status: Mutex::new(status) });
         let (queue, messages) = mpsc::channel();
         let (running, ended) = mpsc::channel::<()>();
+        let (waits, opening) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
         // Detached: a thread stuck in a system call must not keep the agent from ending.
         thread::Builder::new().name("history".to_owned()).spawn(move || {
             let mut keeper = Keeper::new(path, limits, retention);
+            // Until its other end is gone.
+            let _ = opening.recv();
             run(&mut keeper, &messages, &theirs);
             drop(keeper);
             drop(running);
         })?;
-        Ok(Self { queue: Mutex::new(Some(queue)), ended: Mutex::new(ended), shared })
+        Ok(Self {
+            waits: Mutex::new(Some(waits)),
+            queue: Mutex::new(Some(queue)),
+            ended: Mutex::new(ended),
+            shared,
+        })
+    }
+
+    /// Lets the file be opened. Never blocks.
+    pub fn open(&self) {
+        drop(lock(&self.waits).take());
     }
 
     /// Queues records as far as there is room. Never blocks.
@@ -136,6 +152,7 @@ impl Recorder {
     /// # Errors
     /// It cannot be written or read.
     pub fn reader(&self) -> Result<Reader, HistoryError> {
+        self.open();
         let path = self.status().path;
         let stuck = |reason: &str| HistoryError::Stuck { path: path.clone(), reason: reason.to_owned() };
         let (reply, answer) = mpsc::sync_channel(1);
@@ -154,6 +171,7 @@ impl Recorder {
 
     /// Takes no more, writes what it has and waits for that at most `patience`. Returns whether it ended in time.
     pub fn close(&self, patience: Duration) -> bool {
+        self.open();
         drop(lock(&self.queue).take());
         matches!(lock(&self.ended).recv_timeout(patience), Err(RecvTimeoutError::Disconnected))
     }

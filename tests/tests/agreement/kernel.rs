@@ -63,7 +63,7 @@ impl Kernel {
         self.client_port = self.client_port.checked_add(1).unwrap_or(20_000);
         let frame = wire::packet(flow, shown, own, self.client_port);
         let name = if wire::leaves(flow, shown) { "egress" } else { "ingress" };
-        let program = self.datapath.programs().program_mut(name).context(name)?;
+        let program = self.datapath.programs()?.program_mut(name).context(name)?;
         let program: &mut CgroupSkb = program.try_into()?;
         let options =
             TestRunOptions { data_in: Some(&frame), ctx_in: Some(&self.context), ..TestRunOptions::new() };
@@ -87,7 +87,7 @@ impl Kernel {
             let port = if inbound { flow.local_port } else { flow.peer_port };
             let (subject, protocol, direction) = (flow.subject, flow.protocol, flow.direction);
             let key = DenialKey { peer: flow.peer, port, subject, protocol, direction, pad: [0; 2] };
-            let map = self.datapath.programs().map_mut(schema::DENIALS).context(schema::DENIALS)?;
+            let map = self.datapath.programs()?.map_mut(schema::DENIALS).context(schema::DENIALS)?;
             let mut denials: HashMap<&mut MapData, DenialKey, Denial> = HashMap::try_from(map)?;
             denials.remove(&key)?;
         }

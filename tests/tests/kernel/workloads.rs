@@ -86,10 +86,12 @@ fn two_hundred_cgroups_are_workloads_before_they_connect() {
     assert_eq!(may_reach(&pair, &[8080], other), [0_u16; 0], "another cgroup is the host's, which may not");
     assert_eq!(subjects(&pair), BTreeMap::new(), "what is removed leaves nothing behind");
 
-    // A new generation, made while cgroups come and go, knows them all: those before it and those after.
+    // A new generation, made while cgroups come and go, knows them all: those before it and those after. How many there are
+    // depends on the machine; the first is begun when the first cgroup was there.
     let mut jobs = pair.transport.actor(&["jobs", &cgroup, &to, "--count", "300", "--keep"]).unwrap();
+    assert_eq!(outcomes(&jobs, 1), all(1));
     let mut swaps = 0;
-    while jobs.process().ended().unwrap().is_none() {
+    while swaps == 0 || jobs.process().ended().unwrap().is_none() {
         // Other patterns each time, so that the tables of workloads are made anew.
         let unused = pattern(Subject::lasting(WEB), &format!("/none-{swaps}"), false);
         compiled.patterns.truncate(1);
@@ -97,8 +99,7 @@ fn two_hundred_cgroups_are_workloads_before_they_connect() {
         datapath.apply(&compiled, None).unwrap();
         swaps += 1;
     }
-    assert_eq!(outcomes(&jobs, 300), all(300), "{swaps} swaps");
-    assert!(swaps >= 2, "{swaps}");
+    assert_eq!(outcomes(&jobs, 299), all(299), "{swaps} swaps");
     datapath.apply(&compiled, None).unwrap();
     let left = subjects(&pair);
     assert_eq!((left.len(), left.values().all(|id| *id == JOBS)), (300, true), "{left:?}");

@@ -2,7 +2,8 @@
 //! their sockets.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
 use aya::programs::Program;
 use aya::{Btf, Ebpf};
@@ -26,27 +27,50 @@ pub struct LiveSocket {
 }
 
 /// Name of the iterator that shows what is kept of sockets.
-pub(in crate::datapath) const PROGRAM: &str = "live_sockets";
+const PROGRAM: &str = "live_sockets";
 /// Name of the iterator that counts what their flows have carried.
-pub(in crate::datapath) const SETTLING: &str = "settle_sockets";
+const SETTLING: &str = "settle_sockets";
 
-/// Loads the iterators. They need the kernel's own BTF.
-pub(in crate::datapath) fn load(bpf: &mut Ebpf) -> Result<(), Error> {
-    let failed = |hook| move |source| Error::Program { hook, source: Box::new(source) };
-    let btf = Btf::from_sys_fs().map_err(|e| failed(PROGRAM)(e.into()))?;
-    for name in [PROGRAM, SETTLING] {
-        let Some(Program::Iter(program)) = bpf.program_mut(name) else {
-            return Err(Error::Object { what: name });
-        };
-        program.load("bpf_sk_storage_map", &btf).map_err(failed(name))?;
+/// The iterators over sockets, once the kernel has taken them: for those who have handles from before that too.
+#[derive(Clone, Debug, Default)]
+pub(in crate::datapath) struct Iterators(Arc<OnceLock<[OwnedFd; 2]>>);
+
+impl Iterators {
+    /// Loads them. They need the kernel's own BTF.
+    pub(in crate::datapath) fn load(&self, bpf: &mut Ebpf) -> Result<(), Error> {
+        let btf = Btf::from_sys_fs().map_err(|e| refused(PROGRAM)(e.into()))?;
+        let loaded = [load(bpf, &btf, PROGRAM)?, load(bpf, &btf, SETTLING)?];
+        // Whoever loads them twice goes on with the first ones.
+        let _ = self.0.set(loaded);
+        Ok(())
     }
-    Ok(())
+
+    pub(in crate::datapath) fn are_loaded(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// The one that shows what is kept of sockets, where the kernel has it.
+    pub(in crate::datapath) fn live(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.0.get().map(|[live, _]| live.as_fd()).ok_or(Error::Object { what: PROGRAM })
+    }
+
+    /// The one that counts what their flows have carried, where the kernel has it.
+    pub(in crate::datapath) fn settling(&self) -> Option<BorrowedFd<'_>> {
+        self.0.get().map(|[_, settling]| settling.as_fd())
+    }
 }
 
-/// An iterator, where the kernel took it.
-pub(in crate::datapath) fn iterator(bpf: &Ebpf, name: &str) -> Option<OwnedFd> {
-    let Some(Program::Iter(program)) = bpf.program(name) else { return None };
-    program.fd().ok()?.as_fd().try_clone_to_owned().ok()
+fn refused(hook: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> Error {
+    move |source| Error::Program { hook, source: Box::new(source) }
+}
+
+fn load(bpf: &mut Ebpf, btf: &Btf, name: &'static str) -> Result<OwnedFd, Error> {
+    let Some(Program::Iter(program)) = bpf.program_mut(name) else {
+        return Err(Error::Object { what: name });
+    };
+    program.load("bpf_sk_storage_map", btf).map_err(refused(name))?;
+    let fd = program.fd().map_err(refused(name))?.as_fd();
+    fd.try_clone_to_owned().map_err(|e| refused(name)(aya::programs::ProgramError::IOError(e)))
 }
 
 /// As [`Observer::live_sockets`].
@@ -181,14 +205,14 @@ mod tests {
             return;
         }
         let mut bpf = crate::datapath::loader(&0).load(crate::datapath::OBJECT).unwrap();
-        load(&mut bpf).unwrap();
+        let iterators = Iterators::default();
+        iterators.load(&mut bpf).unwrap();
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let kept = socket(TCP, OPENED);
         let mut map: maps::SkStorage<_, Socket> = bpf.map_mut(schema::SOCKETS).unwrap().try_into().unwrap();
         map.insert(&udp, kept, 0).unwrap();
-        let program: &aya::programs::Iter = bpf.program(PROGRAM).unwrap().try_into().unwrap();
         let maps::Map::SkStorage(map) = bpf.map(schema::SOCKETS).unwrap() else { panic!() };
-        let bytes = sys::iterate(program.fd().unwrap().as_fd(), map.fd().as_fd()).unwrap();
+        let bytes = sys::iterate(iterators.live().unwrap(), map.fd().as_fd()).unwrap();
         let found: Vec<_> = records(&bytes).collect();
         assert_eq!(found.len(), 1);
         assert!(found[0].0 != 0 && found[0].1 == kept, "{found:?}");

@@ -37,7 +37,8 @@ impl Datapath {
         // A kernel that cannot tell has some seeds that nobody will take.
         let known = self.observer.known_sockets().unwrap_or_default();
         let failed = |e| Error::map(schema::SEEDS, e);
-        let map = self.bpf.map_mut(schema::SEEDS).ok_or(Error::Object { what: schema::SEEDS })?;
+        let map =
+            self.programs.loaded()?.map_mut(schema::SEEDS).ok_or(Error::Object { what: schema::SEEDS })?;
         let mut map: maps::HashMap<_, u64, Seed> = maps::HashMap::try_from(map).map_err(failed)?;
         let is_new = |row: &Row| {
             known.get(&row.cookie).is_none_or(|s| s.owner.cgroup == 0) && map.get(&row.cookie, 0).is_err()

@@ -122,7 +122,7 @@ pub(crate) fn lookup(map: &OwnedFd, key: u32) -> io::Result<Option<u32>> {
 }
 
 /// The largest value that [`lookup_bytes`] can take.
-pub(crate) const LARGEST: usize = 64;
+pub(crate) const LARGEST: usize = 128;
 
 /// The value of a map with 32-bit keys, with zeroes behind it; `None` where there is none.
 pub(crate) fn lookup_bytes(map: &OwnedFd, key: u32) -> io::Result<Option<[u8; LARGEST]>> {

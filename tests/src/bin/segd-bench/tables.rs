@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use aya::maps::lpm_trie::Key;
 use segd::policy::ids::Registry;
 use segd::policy::{self, Compiled, Host, default_failsafes};
 use segd_common::schema;
+use segd_common::table::Active;
 use segd_tests::Agent;
 
 use crate::Options;
@@ -131,9 +133,10 @@ impl Switch {
         Ok(Self(sys::object_get(&maps.join(schema::ACTIVE))?))
     }
 
-    /// What stands there, whatever it means: it is another one after each change.
-    fn now(&self) -> Result<[u8; sys::LARGEST]> {
-        sys::lookup_bytes(&self.0, 0)?.context("no tables are in force")
+    /// The slot in force: it is another one after each change.
+    fn now(&self) -> Result<u8> {
+        let value = sys::lookup_bytes(&self.0, 0)?.context("no tables are in force")?;
+        Ok(value[offset_of!(Active, slot)])
     }
 
     /// Has the zone files loaded anew.
