@@ -57,8 +57,11 @@ impl StateDir {
         let dir = Self(path.to_owned());
         let probe = dir.0.join(".probe");
         write(&probe, b"").map_err(failed("write to the state directory", path))?;
-        fs::remove_file(&probe).map_err(failed("remove", &probe))?;
-        Ok(dir)
+        match fs::remove_file(&probe) {
+            // By another who opens it at the same time.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(dir),
+            other => other.map(|()| dir).map_err(failed("remove", &probe)),
+        }
     }
 
     /// What was saved under a name; `None` if nothing was.

@@ -6,6 +6,8 @@ use super::output::{self, Output};
 use super::safety::{self, SafetyArgs};
 use super::{Outcome, Reach};
 
+/// Load the zone files anew
+///
 /// The agent reads its zone files, checks them, shows what they would break, and swaps the policy as a whole. On
 /// any error the former policy stays in force.
 #[derive(Args, Debug)]

@@ -14,6 +14,8 @@ use super::{Failure, NO, Outcome, when};
 use crate::rollout::journal::{self, Action, Line, Verified, VerifyError, Visit};
 use crate::telemetry::text::printable;
 
+/// Show who changed what, when and why, and prove that nobody edited it since
+///
 /// Works on the journal's files alone, whether the agent runs or not. The whole journal is verified each time; if it
 /// was edited, cut or added to, the exit code is 1 and each flaw is told with its line.
 #[derive(Args, Debug)]

@@ -6,6 +6,8 @@ use clap_complete::Shell;
 use super::output;
 use super::{Cli, Outcome};
 
+/// Print a completion script for a shell
+///
 /// For bash: `segd completions bash > /etc/bash_completion.d/segd`.
 #[derive(Args, Debug)]
 pub(super) struct Completions {

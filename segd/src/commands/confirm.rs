@@ -8,6 +8,8 @@ use super::output::{self, Output};
 use super::{Outcome, Reach, safety};
 use crate::control::changes::ConfirmRequest;
 
+/// Keep a change that waits to be confirmed
+///
 /// Without this, a change that was made with --confirm gives way to the former state when its time is over.
 #[derive(Args, Debug)]
 pub(super) struct Confirm {

@@ -12,6 +12,8 @@ use crate::rollout::journal::{Action, Entry, Journal};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Take every program and pin of segd off this host, whether the agent runs or not
+///
 /// Works on the pins alone, so it works without the agent. A running agent goes on, but judges nothing until it
 /// is restarted.
 #[derive(Args, Debug)]

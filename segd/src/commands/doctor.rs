@@ -10,6 +10,8 @@ use super::output::{self, Output};
 use super::{NO, Outcome};
 use crate::datapath::probe;
 
+/// Tell what this host can do for segd, and what is in the way
+///
 /// Changes nothing. Exit code 1 if the agent could not run here.
 #[derive(Args, Debug)]
 pub(super) struct Doctor {

@@ -10,6 +10,8 @@ use super::{Outcome, Reach, safety};
 use crate::control::changes::{ExceptionRequest, ExceptionRevoke};
 use crate::policy::model::{Exception, ServiceRef};
 
+/// Allow something for a limited time
+///
 /// Break-glass: a rule for a limited time, in the kernel at once, journaled, gone by itself.
 #[derive(Args, Debug)]
 pub(super) struct Exceptions {

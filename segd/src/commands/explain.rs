@@ -14,6 +14,8 @@ use crate::policy::model::{Override, ServiceRef};
 use crate::policy::{self, Policy, Resolved, Situation, Sources};
 use crate::rollout::modes;
 
+/// Tell the verdict on a flow and the way to it, at both ends
+///
 /// Answers from the zone files, by the same code that decides in the kernel, with what `segd mode` has set if
 /// the agent runs. Exit code 1 if the flow is denied.
 ///

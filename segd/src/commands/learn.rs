@@ -1,6 +1,7 @@
 //! `segd learn`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -28,11 +29,11 @@ Readiness: `learning` while fewer than 24 of the 168 hours of a week were watche
 came up within the last day of the records; `stabilising` while fewer than 160 hours were, or within
 the last week; then `stable`. Days and hours are in UTC.";
 
-/// Proposes zone files from what was seen.
+/// Propose zone-file rules from what was seen
 #[derive(Args, Debug)]
 #[command(after_help = NOTES)]
 pub(super) struct Learn {
-    /// Write there instead of printing
+    /// Write there instead of printing; a zone file that is there already is never replaced
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
     /// How to print
@@ -125,6 +126,7 @@ impl From<LearnError> for Failure {
 
 impl Learn {
     pub(super) async fn run(self) -> Outcome {
+        self.refuse_to_replace()?;
         let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
         let now = Timestamp::now();
         let dir = self.zones.as_ref().unwrap_or(&config.policy_dir);
@@ -145,6 +147,22 @@ impl Learn {
         let proposal = learn(&observed, &present, around, &self.options())?;
         self.print(&proposal)?;
         Ok(0)
+    }
+
+    /// What is proposed comes on top of the present files: written over one of them, it would take its rules away.
+    fn refuse_to_replace(&self) -> Result<(), Failure> {
+        let Some(path) = self.output_file.as_deref().filter(|_| self.output == Format::Toml) else {
+            return Ok(());
+        };
+        let is_there = fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+        if !is_there {
+            return Ok(());
+        }
+        Err(Failure::bad_input(format!(
+            "{} is there already, and would be lost: a proposal comes on top of the present zone files. Write it to a \
+             new file, or move that one out of the zone directory to have its rules proposed anew",
+            path.display()
+        )))
     }
 
     fn options(&self) -> Options {
@@ -174,7 +192,7 @@ impl Learn {
         };
         let Some(path) = &self.output_file else { return output::print(&text) };
         let failed = |error| Failure::bad_input(format!("cannot write {}: {error}", path.display()));
-        std::fs::write(path, text.trim_end().to_owned() + "\n").map_err(failed)
+        fs::write(path, text.trim_end().to_owned() + "\n").map_err(failed)
     }
 }
 
@@ -219,4 +237,37 @@ fn table(proposal: &Proposal) -> String {
         out += &format!("note: {note}\n");
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        learn: Learn,
+    }
+
+    #[test]
+    fn a_proposal_never_replaces_a_zone_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        fs::write(file("full.toml"), "[zone.a]\n").unwrap();
+        fs::write(file("empty.toml"), "").unwrap();
+        for (name, format, refused) in [
+            ("full.toml", "toml", true),
+            ("full.toml", "json", false),
+            ("empty.toml", "toml", false),
+            ("new.toml", "toml", false),
+        ] {
+            let (path, words) = (file(name), ["learn", "--output-file"]);
+            let line = Line::try_parse_from([words[0], words[1], &path, "-o", format]).unwrap();
+            let said = line.learn.refuse_to_replace().err();
+            assert_eq!(said.as_ref().map(|f| f.code), refused.then_some(2), "{name} {format}");
+            assert!(said.is_none_or(|f| f.message.contains("is there already")), "{name} {format}");
+        }
+    }
 }

@@ -12,17 +12,23 @@ use super::{Failure, Outcome, output, when};
 use crate::config;
 use crate::history::Summary;
 use crate::insight::map::{Compared, Map, Terms, compare, render};
-use crate::insight::replay::{Around, Decider};
-use crate::policy::{self, Policy, Sources};
+use crate::insight::replay::{Around, Decider, remembered};
+use crate::policy::{self, Policy, Resolved, Sources};
+use crate::telemetry::text::printable;
 
-/// A picture of who talks to whom: zones as nodes; lines by service and verdict, as wide as the logarithm of their flows.
+/// Draw who talks to whom, as a page, a picture or data
+///
+/// Zones are nodes; lines are by service and verdict, as wide as the logarithm of their flows.
 ///
 /// What both ends of a flow recorded counts once, with the worse of the two verdicts. The HTML page is one file that
 /// needs no network: point at a zone or a line for processes, hosts and times; search; filter; print.
 ///
 /// With --compare-until (and --compare-since) what was observed in that time is compared with what was observed after
-/// it: lines that are new, gone, or of another verdict are marked. With --against each conversation is decided anew by
-/// other zone files, at the hosts that recorded it, and lines that would be allowed, audited or denied are marked.
+/// it: lines that are new, gone, or of another verdict are marked. Flows are summed up by hour: what was observed on both
+/// sides of that instant within one hour counts on both, with all its flows of that hour.
+///
+/// With --against each conversation is decided anew by other zone files, at the hosts that recorded it, and lines that
+/// would be allowed, audited or denied are marked.
 #[derive(Args, Debug)]
 pub(super) struct Show {
     /// What to write [default: by the ending of --output-file, else html]
@@ -122,18 +128,22 @@ impl Show {
         let workload_zones = known.as_ref().or(against.as_ref()).map(workload_zones).unwrap_or_default();
         let terms = Terms { workload_zones, workloads: self.workloads };
         if let (Some(policy), Some(dir)) = (&against, &self.against) {
-            let around = Around::of_files(&config.failsafes, now);
+            let names = remembered(summaries, policy, &Resolved::new());
+            let around = Around { names: &names, ..Around::of_files(&config.failsafes, now) };
             let decider = Decider::new(policy, around, summaries).map_err(Failure::bad_input)?;
             let mut map = Map::against(summaries, &terms, |of| Some(decider.decide(of).ok()?.verdict));
-            map.compared = Some(Compared::Against(dir.display().to_string()));
+            map.compared = Some(Compared::Against(printable(&dir.display().to_string())));
             return Ok(map);
         }
         let Some(until) = self.compare_until else { return Ok(Map::of(summaries, &terms)) };
         let since = self.compare_since.unwrap_or(Timestamp::MIN);
-        let (before, rest): (Vec<Summary>, Vec<Summary>) =
-            summaries.iter().cloned().partition(|summary| summary.hour < until);
-        let before: Vec<Summary> = before.into_iter().filter(|summary| summary.last >= since).collect();
-        Ok(compare(&Map::of(&before, &terms), Map::of(&rest, &terms)))
+        // What was seen on both sides of the cut within its hour is on both sides.
+        let some = |wanted: &dyn Fn(&Summary) -> bool| -> Vec<Summary> {
+            summaries.iter().filter(|summary| wanted(summary)).cloned().collect()
+        };
+        let before = some(&|summary| summary.first < until && summary.last >= since);
+        let after = some(&|summary| summary.last >= until);
+        Ok(compare(&Map::of(&before, &terms), Map::of(&after, &terms)))
     }
 }
 

@@ -61,45 +61,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the agent: load the zone files, attach to the kernel, watch or enforce
     Run(run::Run),
-    /// Check zone files: syntax, names, prefixes, tests; warn of what is unused or too broad
     Check(check::Check),
-    /// Tell the verdict on a flow and the way to it, at both ends
     Explain(explain::Explain),
-    /// Show what the agent and the kernel hold now
     Status(status::Show),
-    /// Load the zone files anew
     Apply(apply::Apply),
-    /// Keep a change that waits to be confirmed
     Confirm(confirm::Confirm),
-    /// Bring a former policy back, at once
     Rollback(rollback::Rollback),
-    /// Allow something for a limited time
     Exception(exception::Exceptions),
-    /// Set monitor or enforce mode, everywhere or for a part of the traffic; kept over restarts
     Mode(mode::Set),
-    /// Show flows: recent, live, of the history, in log files
-    ///
-    /// Without --follow, the recent flows that the agent remembers. With --since or --until: the records of that time if
-    /// the agent remembers all of them, else what its history has, summed up by hour. With --input: the records in log
-    /// files. A flow that no rule allows is shown with the rule that it needs.
     Flows(flows::Flows),
-    /// Draw who talks to whom, as a page, a picture or data
     Map(map::Show),
-    /// Propose zone-file rules from what was seen
     Learn(learn::Learn),
-    /// Tell what other zone files would deny or allow of the flows that were seen and of live sockets
     Whatif(whatif::Whatif),
-    /// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
     Review(review::Show),
-    /// Show who changed what, when and why, and prove that nobody edited it since
     Audit(audit::Audit),
-    /// Tell what this host can do for segd, and what is in the way
     Doctor(doctor::Doctor),
-    /// Take every program and pin of segd off this host, whether the agent runs or not
     Detach(detach::Detach),
-    /// Print a completion script for a shell
     Completions(completions::Completions),
 }
 
@@ -217,5 +195,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_each_command_tells_more_than_the_list_of_commands() {
+        let told_in_full = ["run", "status"];
+        for command in super::Cli::command().get_subcommands() {
+            let (name, short) = (command.get_name(), command.get_about().map(ToString::to_string));
+            let long = command.get_long_about().map(ToString::to_string);
+            assert!(short.is_some_and(|short| !short.contains('\n')), "{name}");
+            let more = long.is_some() || command.get_after_help().is_some();
+            assert!(more || told_in_full.contains(&name), "{name} --help says nothing beyond one line");
+        }
     }
 }

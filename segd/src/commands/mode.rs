@@ -8,6 +8,8 @@ use super::safety::{self, SafetyArgs};
 use super::{Outcome, Reach, status};
 use crate::control::changes::ModeRequest;
 
+/// Set monitor or enforce mode, everywhere or for a part of the traffic; kept over restarts
+///
 /// The newest setting counts first, before the rollouts of the zone files. It is kept over restarts. What enforcing
 /// would cut is shown first; `segd mode monitor` never asks.
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! How commands print: tables for people, JSON for programs, colour only on a terminal.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
 
 use clap::{Args, ValueEnum};
@@ -7,6 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::Failure;
+use crate::telemetry::text::is_tricky;
 
 /// `--output`.
 #[derive(Args, Clone, Copy, Debug)]
@@ -42,7 +44,28 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     } else {
         serde_json::to_string(value)?
     };
-    print(&text)
+    print(&harmless(&text))
+}
+
+/// A value as JSON on one line.
+pub(super) fn json_line<T: Serialize>(value: &T) -> Result<String, Failure> {
+    Ok(harmless(&serde_json::to_string(value)?))
+}
+
+/// JSON in which no character can do anything to a terminal: those that could, which strings may hold but for the ones
+/// that JSON escapes itself, are escaped.
+fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_tricky(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Prints text and a newline. A reader that went away ends the command without a word.
@@ -69,4 +92,22 @@ pub(super) fn table<const N: usize>(
         column.set_padding((0, 2));
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_does_nothing_to_a_terminal_and_means_the_same() {
+        for (text, want) in [
+            ("a\u{9b}31m\u{7f}", r#""a\u009b31m\u007f""#),
+            ("x\u{202e}gpj\u{e0001}\n", r#""x\u202egpj\udb40\udc01\n""#),
+            ("ö😀\"\\", r#""ö😀\"\\""#),
+        ] {
+            let Ok(line) = json_line(&text) else { panic!("{text:?}") };
+            assert_eq!(line, want);
+            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
+    }
 }

@@ -20,6 +20,8 @@ use crate::policy::model::{Exception, Override};
 use crate::policy::{self, Diagnostics, Policy, Sources};
 use crate::rollout::modes;
 
+/// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
+///
 /// What of the zone files is used, what is not, what ends soon or is nobody's; how far each zone and workload can
 /// reach; how much of what flowed is under enforcement.
 ///

@@ -6,6 +6,8 @@ use super::output::{self, Output};
 use super::{Outcome, Reach, safety};
 use crate::control::changes::{History, RollbackRequest};
 
+/// Bring a former policy back, at once
+///
 /// Brings a former policy with its modes back at once, without asking. The zone files on disk stay as they are;
 /// until `segd apply` loads them, a restart keeps what was brought back. Exceptions stay.
 #[derive(Args, Debug)]

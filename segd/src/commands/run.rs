@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Failure, Outcome};
 use crate::agent::{self, Options};
 
+/// Run the agent: load the zone files, attach to the kernel, watch or enforce
 #[derive(Args, Debug)]
 pub(super) struct Run {
     /// The agent's configuration; without the option, /etc/segd/segd.toml if it is there

@@ -12,6 +12,7 @@ use crate::control::changes::GuardStatus;
 use crate::history::HistoryStatus;
 use crate::telemetry::text::printable;
 
+/// Show what the agent and the kernel hold now
 #[derive(Args, Debug)]
 pub(super) struct Show {
     #[command(flatten)]

@@ -15,6 +15,7 @@ use crate::telemetry::Filter;
 use crate::telemetry::filter::FilterError;
 use crate::telemetry::sink::syslog::{Address, Facility};
 use crate::telemetry::sink::{Detail, Options, QUEUE, journald};
+use crate::telemetry::text::printable;
 
 /// Keys of every sink.
 const COMMON: [&str; 7] = ["type", "name", "verdicts", "filter", "detail", "window", "queue"];
@@ -143,7 +144,8 @@ fn target(walk: &mut Walk, section: &Section<'_>, kind: Type) -> Option<SinkTarg
                 Some(text) => match text.value.parse::<Address>() {
                     Ok(address) => address,
                     Err(help) => {
-                        let message = format!("`{}` is no address of a syslog server", text.value);
+                        let message =
+                            format!("`{}` is no address of a syslog server", printable(&text.value));
                         walk.found.error(text.place, message).help(help.to_string());
                         return None;
                     }
@@ -187,7 +189,7 @@ fn filter(walk: &mut Walk, section: &Section<'_>) -> Filter {
     for (key, span, value) in in_order(table) {
         let (key_place, place) = (walk.place(span), walk.place(value.span()));
         let Some(text) = text(value.get_ref()) else {
-            let message = format!("filter `{key}` must be a string, a number or a list of them");
+            let message = format!("filter `{}` must be a string, a number or a list of them", printable(key));
             walk.found.error(place, message);
             continue;
         };
@@ -222,7 +224,7 @@ fn verdict(walk: &mut Walk, word: &Placed<String>) -> Option<Verdict> {
     let found = Verdict::ALL.iter().copied().find(|v| v.name() == word.value);
     if found.is_none() {
         let help = suggest(&word.value, "verdicts", Verdict::ALL.iter().map(|v| v.name()));
-        walk.found.error(word.place, format!("unknown verdict `{}`", word.value)).help = help;
+        walk.found.error(word.place, format!("unknown verdict `{}`", printable(&word.value))).help = help;
     }
     found
 }

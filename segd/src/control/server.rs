@@ -1,5 +1,6 @@
 //! The agent's side of the control socket.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,9 @@ const MAX_BODY: usize = 64 << 10;
 /// The same for one that brings zone files, in which a million prefixes may be.
 const MAX_FILES: usize = 64 << 20;
 const BODY: Duration = Duration::from_secs(10);
+
+/// How long a preview may wait for its turn: less than a client waits for its answer.
+const TURN: Duration = Duration::from_secs(15);
 
 /// What the control socket asks the agent.
 pub trait Agent: Send + Sync + 'static {
@@ -112,7 +116,8 @@ pub trait Agent: Send + Sync + 'static {
 
 /// Answers on `socket` until `shutdown`, then removes it.
 pub async fn serve<A: Agent>(socket: ControlSocket, agent: Arc<A>, shutdown: CancellationToken) {
-    let state = Control { agent, streams: Arc::new(Semaphore::new(STREAMS)), shutdown: shutdown.clone() };
+    let (streams, previews) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(1)));
+    let state = Control { agent, streams, previews, shutdown: shutdown.clone() };
     let permitted = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/mode", post(mode))
@@ -142,6 +147,8 @@ pub async fn serve<A: Agent>(socket: ControlSocket, agent: Arc<A>, shutdown: Can
 struct Control<A> {
     agent: Arc<A>,
     streams: Arc<Semaphore>,
+    /// One at a time, from the first byte of its files on: they and their tables take much memory.
+    previews: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -150,6 +157,7 @@ impl<A> Clone for Control<A> {
         Self {
             agent: Arc::clone(&self.agent),
             streams: Arc::clone(&self.streams),
+            previews: Arc::clone(&self.previews),
             shutdown: self.shutdown.clone(),
         }
     }
@@ -187,18 +195,15 @@ async fn request<T: DeserializeOwned>(body: Body, limit: usize, what: &str) -> R
     })
 }
 
-/// A route that changes something, or asks what a change would do.
+/// A route that changes something.
 macro_rules! change {
     ($name:ident, $method:ident, $request:ty, $what:literal) => {
-        change!($name, $method, $request, $what, MAX_BODY);
-    };
-    ($name:ident, $method:ident, $request:ty, $what:literal, $limit:expr) => {
         async fn $name<A: Agent>(
             State(control): State<Control<A>>,
             Extension(caller): Extension<Caller>,
             body: Body,
         ) -> Response {
-            match request::<$request>(body, $limit, $what).await {
+            match request::<$request>(body, MAX_BODY, $what).await {
                 Ok(request) => to_the_end(async move { control.agent.$method(request, caller).await }).await,
                 Err(response) => response,
             }
@@ -208,11 +213,31 @@ macro_rules! change {
 
 change!(mode, set_mode, ModeRequest, "a mode");
 change!(apply, apply, Safety, "the zone files");
-change!(preview, preview, PreviewRequest, "a preview of zone files", MAX_FILES);
 change!(confirm, confirm, ConfirmRequest, "a confirmation");
 change!(rollback, roll_back, RollbackRequest, "a former policy");
 change!(add_exception, add_exception, ExceptionRequest, "an exception");
 change!(revoke_exception, revoke_exception, ExceptionRevoke, "the end of an exception");
+
+async fn preview<A: Agent>(
+    State(control): State<Control<A>>,
+    Extension(caller): Extension<Caller>,
+    body: Body,
+) -> Response {
+    let Ok(Ok(turn)) = timeout(TURN, Arc::clone(&control.previews).acquire_owned()).await else {
+        let error = "another preview is being made".into();
+        return failure(StatusCode::SERVICE_UNAVAILABLE, error, Some("try again when it has ended".into()));
+    };
+    let request = match request::<PreviewRequest>(body, MAX_FILES, "a preview of zone files").await {
+        Ok(request) => request,
+        Err(response) => return response,
+    };
+    to_the_end(async move {
+        let previewed = control.agent.preview(request, caller).await;
+        drop(turn);
+        previewed
+    })
+    .await
+}
 
 /// Answers with the outcome of a change, made in a task of its own: a client that goes away does not leave it
 /// half done.
@@ -267,10 +292,12 @@ async fn rules<A: Agent>(State(control): State<Control<A>>) -> Result<Response, 
     let rules = history::blocking(move || {
         let mut rules = reader.rules()?;
         // Records may be lost, counters are not; but a reboot takes those.
-        for (id, hits, last) in control.agent.rule_hits() {
-            if let Some(rule) = rules.iter_mut().find(|rule| *rule.rule == *id) {
-                rule.hits = rule.hits.max(hits);
-                rule.last_hit = rule.last_hit.max(last);
+        let counted: HashMap<_, _> =
+            control.agent.rule_hits().into_iter().map(|(id, hits, last)| (id, (hits, last))).collect();
+        for rule in &mut rules {
+            if let Some((hits, last)) = counted.get(rule.rule.as_str()) {
+                rule.hits = rule.hits.max(*hits);
+                rule.last_hit = rule.last_hit.max(*last);
             }
         }
         Ok(rules)

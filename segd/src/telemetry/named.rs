@@ -8,6 +8,8 @@ use segd_common::traffic::{Direction, Mode, Reason, Verdict};
 use serde::de::{self, Visitor};
 use serde::{Deserializer, Serializer};
 
+use super::text::printable;
+
 /// A closed set of words. Use as `#[serde(with = "named")]`.
 pub(crate) trait Named: Copy + 'static {
     /// What the word says something about.
@@ -48,7 +50,7 @@ pub struct UnknownWord {
 
 pub(crate) fn parse<T: Named>(text: &str) -> Result<T, UnknownWord> {
     T::WORDS.iter().copied().find(|w| w.word() == text).ok_or_else(|| UnknownWord {
-        word: text.to_owned(),
+        word: printable(text),
         what: T::WHAT,
         words: T::WORDS.iter().map(|w| w.word()).collect::<Vec<_>>().join(", "),
     })

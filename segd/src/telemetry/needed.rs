@@ -24,6 +24,9 @@ pub enum Remedy {
     Help(String),
 }
 
+/// The longest id that zone files accept.
+const LONGEST_ID: usize = 63;
+
 /// The narrowest rule that would allow a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Needed {
@@ -124,10 +127,16 @@ impl Needed {
         ]
     }
 
-    /// As in a zone file.
+    /// As in a zone file, with an id made of what it allows.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        format!("[[allow]]\n{}", self.lines().join("\n"))
+        format!("[[allow]]\nid = \"{}\"\n{}", self.id(), self.lines().join("\n"))
+    }
+
+    fn id(&self) -> String {
+        let text = format!("{}-to-{}-{}", self.from, self.to, self.services.join("-")).to_lowercase();
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
+        text.chars().map(plain).take(LONGEST_ID).collect()
     }
 }
 
@@ -230,7 +239,7 @@ mod tests {
         let Some(Remedy::Rule(needed)) = Remedy::of_record(&record) else { panic!() };
         assert_eq!(
             needed.to_toml(),
-            "[[allow]]\nfrom = \"fulfillment\"\nto = \"or\\\"ders\\u001B\"\nservices = [\"postgres\"]"
+            "[[allow]]\nid = \"fulfillment-to-or-ders--postgres\"\nfrom = \"fulfillment\"\nto = \"or\\\"ders\\u001B\"\nservices = [\"postgres\"]"
         );
         let json = serde_json::to_string(&Remedy::Rule(needed)).unwrap();
         assert_eq!(

@@ -129,7 +129,7 @@ impl Estate {
         let config = format!(
             "[host]\nname = \"{}\"\n[policy]\ndir = \"{}\"\n[metrics]\nlisten = \"0.0.0.0:9464\"\n\
              [[sink]]\ntype = \"file\"\npath = \"{}\"\n\
-             [[sink]]\ntype = \"file\"\npath = \"{}\"\nrotate = {{ size = \"4KiB\", keep = 1 }}\n",
+             [[sink]]\ntype = \"file\"\npath = \"{}\"\nqueue = 100\nrotate = {{ size = \"4KiB\", keep = 1 }}\n",
             host.name(),
             builder.zone_dir().display(),
             builder.flow_log().display(),

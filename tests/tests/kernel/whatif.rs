@@ -43,9 +43,11 @@ fn what_is_named_before_is_what_breaks_then() {
         for port in ports {
             record(agent, &[("event", "open"), ("dst.port", &port.to_string())]);
         }
-        wait_for("the second one", SOON, || {
-            let opened = |r: &Value| r["event"] == "open" && r["dst"]["port"] == 8080;
-            (agent.flows().ok()?.iter().filter(|r| opened(r)).count() == 2).then_some(())
+        wait_for("those that ended to end", SOON, || {
+            let ended = |r: &Value, port| r["event"] == "close" && r["dst"]["port"] == port;
+            let flows = agent.flows().ok()?;
+            let count = |port: u16| flows.iter().filter(|r| ended(r, port)).count();
+            ((count(8080), count(9000)) == (2, 1)).then_some(())
         })
         .unwrap();
     }

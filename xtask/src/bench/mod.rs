@@ -87,6 +87,7 @@
 //!
 //! What the agent takes of a core at 10,000 connections a second is 8.3 % with the ring buffer read every 5 ms; 5.6 to
 //! 7.1 % with 40 ms, at which processes that end at once lost their unit in records.
+//!
 //! By the kernel's statistics, enforcing, in ns more than empty programs take; 6.18 on two virtual CPUs, quiet, best of
 //! three rounds. First what came into segd:
 //!

@@ -16,6 +16,8 @@ use crate::config::{self, Config, ConfigError};
 use crate::policy::check::TestCase;
 use crate::policy::{self, Diagnostics, Policy, Resolved, Sources, failsafe};
 
+/// Check zone files: syntax, names, prefixes, tests; warn of what is unused or too broad
+///
 /// With a directory, its files are checked; without, those that the configuration names.
 #[derive(Args, Debug)]
 pub(super) struct Check {

@@ -12,7 +12,11 @@ use crate::control::api::{FlowLine, FlowsQuery};
 use crate::telemetry::collector::HISTORY;
 use print::Printer;
 
-/// Which flows to show, where from, and how.
+/// Show flows: recent, live, of the history, in log files
+///
+/// Without --follow, the recent flows that the agent remembers. With --since or --until: the records of that time if
+/// the agent remembers all of them, else what its history has, summed up by hour. With --input: the records in log
+/// files. A flow that no rule allows is shown with the rule that it needs.
 #[derive(Args, Debug)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Flows {

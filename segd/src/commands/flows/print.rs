@@ -112,7 +112,7 @@ impl<W: Write> Printer<W> {
     }
 
     fn json(&mut self, flow: &impl Serialize, remedy: Option<Remedy>) -> Result<(), Failure> {
-        self.print(&serde_json::to_string(&Shown { flow, remedy })?)
+        self.print(&output::json_line(&Shown { flow, remedy })?)
     }
 
     fn text(&mut self, header: Option<String>, line: &str, remedy: Option<Remedy>) -> Result<(), Failure> {

@@ -58,6 +58,7 @@ fn an_explanation_is_ready_for_a_zone_file_and_told_once() {
 00:01:30 denied outbound fulfillment -> orders 10.30.0.5:5432 postgres no-rule -  x3
     # decided by the client's host
     [[allow]]
+    id = "fulfillment-to-orders-postgres"
     from = "fulfillment"
     to = "orders"
     services = ["postgres"]
@@ -65,6 +66,7 @@ fn an_explanation_is_ready_for_a_zone_file_and_told_once() {
     # decided by the server's host
     # `unknown` is every address that no zone claims: rather put it into a zone
     [[allow]]
+    id = "unknown-to-orders-tcp-5432"
     from = "unknown"
     to = "orders"
     services = ["tcp/5432"]

@@ -21,12 +21,14 @@ use super::safety::duration;
 use super::{Failure, NO, Outcome};
 use crate::config;
 use crate::control::changes::{Break, Previewed};
-use crate::insight::replay::{Around, Decider};
+use crate::insight::replay::{Around, Decider, remembered};
 use crate::insight::whatif::{Comparison, Options, Owners, compare};
 
 /// Lines of each part of a table unless --limit says otherwise.
 const LINES: usize = 20;
 
+/// Tell what other zone files would deny or allow of the flows that were seen and of live sockets
+///
 /// Replays the flows that were observed against other zone files, by the code that decides in the kernel, and asks the
 /// agent, if it runs, what they would do to live sockets. Changes nothing.
 ///
@@ -59,7 +61,7 @@ pub(super) struct Whatif {
     /// The agent's configuration, for its failsafes and its zone
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Do not look the names in zones up, as where there is no DNS
+    /// Do not look the names in zones up, as where there is no DNS: what was recorded as in such a zone still is
     #[arg(long)]
     no_resolve: bool,
     #[command(flatten)]
@@ -107,6 +109,10 @@ struct Live {
 
 const SCHEMA: u32 = 1;
 
+/// That nothing breaks must not be said where nothing was looked at.
+const NOTHING: &str =
+    "no flow was observed, so nothing can be said: look at the logs that --input names, and at the filters";
+
 impl Whatif {
     pub(super) async fn run(self) -> Outcome {
         let mut report = self.report().await?;
@@ -131,11 +137,19 @@ impl Whatif {
             Own::ask(&self.observed.client(), &config, &files).await?
         };
         let observed = self.observed.summaries().await?;
+        if observed.is_empty() && own.is_none() {
+            return Err(Failure::bad_input(NOTHING));
+        }
 
+        let names = match &own {
+            Some(own) => own.names.clone(),
+            None if self.no_resolve => remembered(&observed, &files.policy, &files.names),
+            None => files.names.clone(),
+        };
         let mut zones: BTreeMap<String, String> = own.iter().filter_map(Own::placed).collect();
         zones.extend(self.host_zone.iter().cloned());
         let around = Around {
-            names: own.as_ref().map_or(&files.names, |own| &own.names),
+            names: &names,
             zones: &zones,
             own: own.as_ref().map(Own::host),
             ..Around::of_files(&config.failsafes, self.at.unwrap_or(now))

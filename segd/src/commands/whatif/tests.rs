@@ -162,6 +162,13 @@ fn without_enforcement_a_copy_breaks_when_it_is_asked_as_if() {
 }
 
 #[test]
+fn where_nothing_was_seen_nothing_is_said() {
+    let nothing = Bench::new(&BROKEN).report(&["--port", "9"]).map(|_| ());
+    let failure = nothing.err().unwrap();
+    assert_eq!((failure.code, failure.message.as_str()), (2, NOTHING));
+}
+
+#[test]
 fn the_json_is_stable() {
     let report = Bench::new(&BROKEN).report(&[]).unwrap_or_else(|f| panic!("{}", f.message));
     let json = serde_json::to_value(&report).unwrap();

@@ -27,6 +27,7 @@ fn body(error: &str, help: Option<&str>) -> ErrorBody {
 struct Fake {
     collector: Collector,
     callers: Mutex<Vec<Caller>>,
+    previews: Semaphore,
 }
 
 impl Agent for Fake {
@@ -64,6 +65,8 @@ impl Agent for Fake {
     }
 
     async fn preview(&self, request: PreviewRequest, _: Caller) -> Result<Previewed, ControlError> {
+        let _only = self.previews.try_acquire().expect("one at a time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let told = |file: &ZoneFile| format!("{}: {} bytes", file.name, file.text.len());
         Ok(Previewed { warnings: request.files.iter().map(told).collect(), ..Previewed::default() })
     }
@@ -136,7 +139,7 @@ fn start(group: &str) -> Running {
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let socket = ControlSocket::bind(dir.path(), group).unwrap();
     let collector = Collector::new(context(), Box::new(NoProcesses), Vec::new());
-    let agent = Arc::new(Fake { collector, callers: Mutex::default() });
+    let agent = Arc::new(Fake { collector, callers: Mutex::default(), previews: Semaphore::new(1) });
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(serve(socket, Arc::clone(&agent), shutdown.clone()));
     let client = Client::new(dir.path());
@@ -193,7 +196,10 @@ async fn changes_come_through_with_their_answers() {
     // Zone files may be larger than any other request.
     let files = vec![ZoneFile { name: "z.toml".into(), text: "#".repeat(1 << 20) }];
     let request = PreviewRequest { files, names: crate::policy::Resolved::new() };
-    assert_eq!(client.preview(&request).await.unwrap().warnings, ["z.toml: 1048576 bytes"]);
+    let (one, other) = tokio::join!(client.preview(&request), client.preview(&request));
+    for previewed in [one, other] {
+        assert_eq!(previewed.unwrap().warnings, ["z.toml: 1048576 bytes"]);
+    }
     assert_eq!(client.policies().await.unwrap().problems, ["3.json is damaged"]);
     let exception = ExceptionRequest {
         from: "mars".into(),

@@ -4,66 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use segd_common::traffic::Verdict;
-
 use super::known::{self, Known};
+use super::parts::{Class, Group, Key, Place, Program, Row, Scope, group_of, has_name, is_ruled, scope_of};
 use super::{Changed, Kept, Limits, Places, Removed, Sums};
-use crate::history::sketch::{Sketch, hash};
+use crate::history::sketch::hash;
 use crate::history::summary::{Conversation, Peer};
-
-/// As records call a port that no service names.
-const OTHER: &str = "other";
-
-/// Names that were not known in former hours get three of so many quarters of the places.
-const QUARTERS: usize = 4;
-
-type Program = (Option<Arc<str>>, Option<Arc<str>>, Option<u32>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    class: u32,
-    /// `None`: further peers.
-    peer: Option<IpAddr>,
-}
-
-#[derive(Debug)]
-struct Row {
-    sums: Sums,
-    changed: bool,
-    written: bool,
-}
-
-/// Flows that differ only in their peers, local addresses and programs.
-#[derive(Debug, Default)]
-struct Group {
-    /// Single peers.
-    kept: Vec<Key>,
-    others: Option<Sketch>,
-}
-
-/// Groups that differ only in their ports.
-#[derive(Debug, Default)]
-struct Scope {
-    ports: HashSet<(u16, Option<(u8, u8)>)>,
-    /// Single peers.
-    rows: usize,
-}
-
-/// Where a class belongs.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    group: u32,
-    scope: u32,
-}
-
-/// Conversations that differ only in their peer, which means nothing here.
-#[derive(Debug)]
-struct Class {
-    of: Arc<Conversation>,
-    at: Place,
-    /// Of one without a local address: those that differ only in that they have one.
-    local: Vec<u32>,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Hour {
@@ -81,6 +26,8 @@ pub(super) struct Hour {
     ruled: usize,
     unruled: usize,
     swaps: usize,
+    /// What was written of it before is in here.
+    pub(super) restored: bool,
 }
 
 impl Hour {
@@ -411,31 +358,4 @@ impl Hour {
             + programs
             + lists
     }
-}
-
-/// Whether a name is one of those that are kept, now or from now on.
-fn has_name<T: Eq + std::hash::Hash>(
-    names: &mut HashSet<T>,
-    name: T,
-    limits: &Limits,
-    is_known: impl FnOnce() -> bool,
-) -> bool {
-    if names.contains(&name) {
-        return true;
-    }
-    let new = limits.names - limits.names / QUARTERS;
-    let fits = names.len() < new || (names.len() < limits.names && is_known());
-    fits && names.insert(name)
-}
-
-fn is_ruled(class: &Conversation) -> bool {
-    class.verdict == Verdict::Allowed && class.rule.is_some()
-}
-
-fn group_of(class: &Conversation) -> Conversation {
-    Conversation { process: None, unit: None, uid: None, local: None, ..class.clone() }
-}
-
-fn scope_of(class: &Conversation) -> Conversation {
-    Conversation { port: 0, icmp: None, service: OTHER.into(), ..group_of(class) }
 }

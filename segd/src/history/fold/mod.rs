@@ -10,6 +10,7 @@
 
 mod hour;
 mod known;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -158,9 +159,9 @@ impl Fold {
         self.hours.first_key_value().map(|(hour, _)| *hour)
     }
 
-    /// The hours that are held.
-    pub(super) fn hours(&self) -> Vec<i64> {
-        self.hours.keys().copied().collect()
+    /// The hours that are held, of which it is not known what was written before.
+    pub(super) fn unrestored(&self) -> Vec<i64> {
+        self.hours.iter().filter(|(_, hour)| !hour.restored).map(|(number, _)| *number).collect()
     }
 
     /// Begins an hour. Returns the flows that were not yet written of the hour that gives way to it.
@@ -176,10 +177,11 @@ impl Fold {
         unwritten
     }
 
-    /// Adds what was written of an hour that is held, and is not known yet.
+    /// Adds what was written of an hour that is held. Nothing, if that was done before: it would count twice.
     pub(super) fn restore(&mut self, hour: i64, written: impl IntoIterator<Item = Kept>) {
-        if let Some(hour) = self.hours.get_mut(&hour) {
+        if let Some(hour) = self.hours.get_mut(&hour).filter(|hour| !hour.restored) {
             written.into_iter().for_each(|kept| hour.restore(kept));
+            hour.restored = true;
         }
     }
 

@@ -42,6 +42,26 @@ impl Bounded {
         other.single.into_iter().for_each(|(key, sum)| self.add(renamed(key), sum));
     }
 
+    /// Joins what began without a local address, which a client may not know yet, with what tells it at its end.
+    pub(super) fn with_locals(mut self) -> Self {
+        let mut known: HashMap<Key, Key> = HashMap::new();
+        for key in self.single.keys().filter(|key| key.local.is_some()) {
+            let without = key.without_local();
+            if self.single.contains_key(&without) {
+                let first = known.entry(without).or_insert(*key);
+                if key.local < first.local {
+                    *first = *key;
+                }
+            }
+        }
+        for (without, key) in known {
+            if let Some(sum) = self.single.remove(&without) {
+                self.single.entry(key).and_modify(|all| all.add(&sum)).or_insert(sum);
+            }
+        }
+        self
+    }
+
     /// Every sum with its conversation; with the number of further peers where it is of several.
     pub(super) fn into_sums(self) -> impl Iterator<Item = (Key, Sum, Option<u64>)> {
         let others = self.others.into_iter().map(|(key, (sum, peers))| (key, sum, Some(peers.count())));

@@ -41,7 +41,7 @@ pub(super) struct Key {
     unit: Option<Name>,
     uid: Option<u32>,
     direction: Direction,
-    local: Option<IpAddr>,
+    pub(super) local: Option<IpAddr>,
     pub(super) peer: IpAddr,
     peer_zone: Name,
     protocol: u8,
@@ -127,14 +127,22 @@ impl Sums {
     /// Sorted by hour and conversation.
     pub(super) fn into_summaries(self) -> Vec<Summary> {
         let Self { names, sums } = self;
-        let mut summaries: Vec<_> =
-            sums.into_sums().map(|(key, sum, others)| names.summary(key, sum, others)).collect();
+        let mut summaries: Vec<_> = sums
+            .with_locals()
+            .into_sums()
+            .map(|(key, sum, others)| names.summary(key, sum, others))
+            .collect();
         summaries.sort_unstable_by(|a, b| (a.hour, &a.of).cmp(&(b.hour, &b.of)));
         summaries
     }
 }
 
 impl Key {
+    /// What a client may know of it when it begins.
+    pub(super) fn without_local(&self) -> Self {
+        Self { local: None, ..*self }
+    }
+
     /// Flows that differ only in peer, local address and program.
     pub(super) fn group(&self) -> Self {
         Self {

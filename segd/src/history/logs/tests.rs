@@ -260,3 +260,17 @@ fn a_scan_becomes_a_sum_of_others_and_hides_nobody_else() {
     assert_eq!((flows, service.as_str()), (3000, "other"));
     assert!(n.abs_diff(3000) < 400, "{n} others");
 }
+
+#[test]
+fn a_flow_that_begins_without_its_own_address_is_one_with_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.jsonl");
+    let mut records: Vec<_> = [event(Kind::Open), event(Kind::Close)].iter().map(record).collect();
+    records[0].src.ip = "0.0.0.0".parse().unwrap();
+    fs::write(&path, text(&records)).unwrap();
+    let [sum] = &all(&[&path]).unwrap().summaries[..] else { panic!("not one") };
+    assert_eq!((sum.flows, sum.bytes.sent, sum.of.local), (1, 900, Some(records[1].src.ip)));
+    // As long as it is open there is but one end.
+    fs::write(&path, text(&records[..1])).unwrap();
+    assert_eq!(all(&[&path]).unwrap().summaries[0].of.local, None);
+}

@@ -22,6 +22,8 @@ pub(super) struct Keeper {
     store: Option<Store>,
     fold: Fold,
     news: RuleNews,
+    /// The rules in force, and since when, for a file that knows none.
+    rules: Option<(HashSet<Arc<str>>, Timestamp)>,
     extent: Extent,
     error: Option<String>,
     /// Flows of records that could not be written before they had to be forgotten.
@@ -36,6 +38,7 @@ impl Keeper {
             store: None,
             fold: Fold::new(limits),
             news: RuleNews::default(),
+            rules: None,
             extent: Extent::default(),
             error: None,
             lost: 0,
@@ -64,7 +67,7 @@ impl Keeper {
             let since = hour_number(now) - KNOWN_HOURS;
             store.each_peer(since, |hour, of, peer| fold.remember(hour, of, peer))?;
             let mut written = Vec::new();
-            for hour in fold.hours() {
+            for hour in fold.unrestored() {
                 written.push((hour, store.load_hour(hour)?));
             }
             written.into_iter().for_each(|(hour, rows)| fold.restore(hour, rows));
@@ -81,6 +84,7 @@ impl Keeper {
         let aside = store::set_aside(&self.path)?;
         tracing::warn!("{error}; it was moved to {} and a new history begun", aside.display());
         self.fold.lost();
+        self.news.in_force.clone_from(&self.rules);
         Ok(())
     }
 
@@ -124,7 +128,8 @@ impl Keeper {
     }
 
     pub(super) fn rules_in_force(&mut self, rules: Vec<Arc<str>>, now: Timestamp) {
-        self.news.in_force = Some((rules.into_iter().collect::<HashSet<_>>(), now));
+        self.rules = Some((rules.into_iter().collect(), now));
+        self.news.in_force.clone_from(&self.rules);
     }
 
     /// Rows that wait to be written.
@@ -186,5 +191,65 @@ impl Keeper {
         (status.bytes, status.rows) = (bytes, rows);
         status.oldest = oldest.map(hour_start);
         status.lost += std::mem::take(&mut self.lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use segd_common::event::Kind;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::history::store::{FILE, Range, Reader};
+    use crate::telemetry::record::tests::{event, record};
+
+    fn keeper(dir: &TempDir) -> Keeper {
+        let retention = Retention { hours: 24, size: 256 << 20 };
+        let mut keeper = Keeper::new(dir.path().join(FILE), Limits::default(), retention);
+        keeper.open();
+        keeper
+    }
+
+    fn now() -> FlowRecord {
+        FlowRecord { time: Timestamp::now(), ..record(&event(Kind::Open)) }
+    }
+
+    fn flows(dir: &TempDir) -> u64 {
+        let all = Reader::open(&dir.path().join(FILE)).unwrap().summaries(Range::default()).unwrap();
+        all.iter().map(|summary| summary.flows).sum()
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_used_for_a_while_counts_nothing_twice() {
+        let dir = TempDir::new().unwrap();
+        let mut keeper = keeper(&dir);
+        keeper.add(&now());
+        keeper.write().unwrap();
+        // As when an hour began on a full disk.
+        keeper.store = None;
+        keeper.add(&now());
+        keeper.write().unwrap();
+        assert_eq!(flows(&dir), 2);
+    }
+
+    #[test]
+    fn rows_that_segd_never_writes_are_damage_and_the_new_file_knows_the_rules() {
+        let dir = TempDir::new().unwrap();
+        let mut first = keeper(&dir);
+        first.rules_in_force(vec!["unused".into()], Timestamp::now());
+        first.add(&now());
+        first.write().unwrap();
+        let db = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+        db.execute("UPDATE name SET text = 'never' WHERE text = 'allowed'", []).unwrap();
+        drop(db);
+        first.store = None;
+        first.add(&now());
+        first.write().unwrap();
+        assert!(fs::exists(dir.path().join("history.db.damaged")).unwrap());
+        assert_eq!(flows(&dir), 2, "what is in memory is written again");
+        let rules = Reader::open(&dir.path().join(FILE)).unwrap().rules().unwrap();
+        assert!(rules.iter().any(|rule| rule.rule == "unused" && rule.gone.is_none()), "{rules:?}");
     }
 }

@@ -69,11 +69,27 @@ impl HistoryError {
 
     /// Of what SQLite says.
     pub(super) fn of(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
-        move |source| match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                Self::Damaged { path: path.to_owned(), reason: source.to_string() }
+        move |source| {
+            let code = source.sqlite_error_code();
+            let is_broken = matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+            if is_broken || is_strange(&source) {
+                return Self::Damaged { path: path.to_owned(), reason: source.to_string() };
             }
-            _ => Self::Database { path: path.to_owned(), source },
+            Self::Database { path: path.to_owned(), source }
         }
     }
+}
+
+/// Whether rows hold what segd never writes, or lack what it always does. Waiting does not mend that.
+fn is_strange(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows,
+    };
+    matches!(
+        error,
+        FromSqlConversionFailure(..)
+            | IntegralValueOutOfRange(..)
+            | InvalidColumnType(..)
+            | QueryReturnedNoRows
+    )
 }

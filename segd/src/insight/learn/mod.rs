@@ -30,15 +30,16 @@ use serde::Serialize;
 use self::evidence::{Watch, amounts};
 use self::talks::{Talk, decide, talks};
 use self::verify::Files;
-use super::replay::{Around, Decider, OwnHost};
-use crate::history::{Peer, Summary};
+use super::replay::{Around, Decider, OwnHost, remembered};
+use crate::history::Summary;
 use crate::policy::check::TestCase;
-use crate::policy::{CompileError, Policy, Resolved};
+use crate::policy::{CompileError, Policy};
 
 pub use evidence::{Evidence, Maturity, Readiness};
 pub use left_out::LeftOut;
 pub use noise::Why;
 pub use rules::{ProposedRule, ProposedService};
+pub(super) use text::TODO;
 pub use verify::SelfCheck;
 pub use week::Week;
 pub use zones::ProposedZone;
@@ -268,28 +269,6 @@ pub fn learn(
     // What is printed, and not only what it was made of, must be right.
     files.finished(&toml)?.verify(observed, &left_parts, &around)?;
     Ok(Proposal { toml, ..proposal })
-}
-
-/// What names of zones stand for, with what they stood for when it was seen: who has only logs cannot know the former.
-fn remembered(observed: &[Summary], policy: &Policy, names: &Resolved) -> Resolved {
-    let mut seen: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
-    for Summary { of, .. } in observed {
-        let Some((zone, members)) = policy.zones.get_key_value(&*of.peer_zone) else { continue };
-        let Peer::Address(address) = of.peer else { continue };
-        let address = address.to_canonical();
-        if !members.names.is_empty() && !members.cidrs.iter().any(|cidr| cidr.value.contains(&address)) {
-            seen.entry(zone).or_default().insert(address);
-        }
-    }
-    let mut names = names.clone();
-    for (zone, addresses) in seen {
-        let known = policy.zones.get(zone).and_then(|members| members.names.first());
-        let Some(name) = known.map(|name| &name.value) else { continue };
-        let all: BTreeSet<IpAddr> =
-            names.addresses(name).map(|(address, _)| address).chain(addresses).collect();
-        names.set(name, all, Timestamp::UNIX_EPOCH);
-    }
-    names
 }
 
 /// Addresses of hosts whose zone does not claim them, by zone: a host may be told its zone by `segd.toml`.

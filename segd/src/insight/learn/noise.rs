@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
+use jiff::SignedDuration;
 use segd_common::traffic::{Direction, Reason, protocol};
 use serde::Serialize;
 
@@ -16,6 +17,9 @@ use crate::policy::ports::PortSpec;
 /// Bytes, both ways and headers included, that a flow has at most that may belong to a scan: more than a handshake, a
 /// banner and the end of a connection need.
 const LIGHT: u64 = 1024;
+
+/// A connection that is younger may still wait for an answer: `tcp_syn_retries` is 6, which is given up after 127 s.
+const HANDSHAKE: SignedDuration = SignedDuration::from_mins(3);
 
 /// In so many hours a conversation is no longer a scan's.
 const REGULAR: usize = 3;
@@ -70,7 +74,7 @@ type Source<'a> = (&'a str, &'a str, Option<IpAddr>);
 
 /// For each talk, why no rule should come of it.
 pub(super) fn find(talks: &[Talk<'_>], watch: &Watch<'_>, options: &Options) -> Vec<Option<Why>> {
-    let scans = scans(talks, options);
+    let scans = scans(talks, watch, options);
     let refused = refused(talks);
     let rare = rare(talks, watch, options);
     let of = |(n, talk): (usize, &Talk<'_>)| match &talk.decided {
@@ -112,16 +116,23 @@ fn is_unanswered(talk: &Talk<'_>) -> bool {
 }
 
 /// Whether it may belong to a scan.
-fn is_light(talk: &Talk<'_>) -> bool {
-    let ended = talk.sent > 0 || talk.received > 0;
-    let few = ended && talk.bytes <= LIGHT.saturating_mul(talk.flows.max(1)) && talk.hours.len() < REGULAR;
+fn is_light(talk: &Talk<'_>, watch: &Watch<'_>) -> bool {
+    let known = !talk.is_open() || may_wait(talk, watch);
+    let few = known && talk.bytes <= LIGHT.saturating_mul(talk.flows.max(1)) && talk.hours.len() < REGULAR;
     talk.is_needed() && (talk.denied || is_unanswered(talk) || few)
 }
 
-fn scans(talks: &[Talk<'_>], options: &Options) -> BTreeSet<usize> {
+/// Whether its flows began so shortly before the end of the records that nobody may have answered yet.
+fn may_wait(talk: &Talk<'_>, watch: &Watch<'_>) -> bool {
+    talk.is_open()
+        && talk.of.direction == Direction::Outbound
+        && watch.last.duration_since(talk.first) < HANDSHAKE
+}
+
+fn scans(talks: &[Talk<'_>], watch: &Watch<'_>, options: &Options) -> BTreeSet<usize> {
     let mut peers: BTreeMap<(Source<'_>, PortSpec), (BTreeSet<IpAddr>, Vec<usize>)> = BTreeMap::new();
     let mut ports: BTreeMap<(Source<'_>, IpAddr), (BTreeSet<PortSpec>, Vec<usize>)> = BTreeMap::new();
-    for (n, talk) in talks.iter().enumerate().filter(|(_, talk)| is_light(talk)) {
+    for (n, talk) in talks.iter().enumerate().filter(|(_, talk)| is_light(talk, watch)) {
         let (Some(peer), Some(spec)) = (talk.peer(), talk.spec) else { continue };
         let (source, target): (Source<'_>, _) = match talk.of.direction {
             Direction::Outbound => ((&talk.of.host, &talk.of.subject, None), Some(peer)),
@@ -162,7 +173,7 @@ fn rare(talks: &[Talk<'_>], watch: &Watch<'_>, options: &Options) -> BTreeSet<us
         of.1.extend(talk.hours.keys().copied());
         // What is open since the one time that it was opened, or was open before the first record, is in use.
         let tcp = talk.spec.is_some_and(|spec| spec.protocol == protocol::TCP);
-        of.2 |= tcp && (talk.is_open() || talk.flows == 0);
+        of.2 |= tcp && (talk.is_open() && !may_wait(talk, watch) || talk.flows == 0);
         of.3.push(n);
     }
     let is_rare = |(flows, hours, in_use, _): &(u64, BTreeSet<i64>, bool, Vec<usize>)| {

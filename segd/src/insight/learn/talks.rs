@@ -105,9 +105,31 @@ pub(super) fn talks<'a>(observed: &'a [Summary], decider: &Decider<'_>) -> Vec<T
         let key = (&*of.host, of.direction, of.local, peer(of), spec, kind, denied, Arc::clone(subject));
         found.entry(key).or_insert_with(|| Talk::new(summary, spec, denied, decided)).add(part, summary);
     }
+    join_locals(&mut found);
     let mut talks: Vec<Talk<'_>> = found.into_values().collect();
     talks.sort_unstable_by(|a, b| (a.of, &a.parts).cmp(&(b.of, &b.parts)));
     talks
+}
+
+/// A client may not know its own address when its flow begins, nor in an hour in which none ends: what was seen of the
+/// same peer with an address is the same talk.
+fn join_locals<'a>(found: &mut HashMap<Key<'a>, Talk<'a>>) {
+    let mut known: HashMap<Key<'a>, IpAddr> = HashMap::new();
+    for key in found.keys() {
+        let (host, direction, Some(local), peer, spec, kind, denied, subject) = key else { continue };
+        let without = (*host, *direction, None, *peer, *spec, *kind, *denied, Arc::clone(subject));
+        if found.contains_key(&without) {
+            known.entry(without).and_modify(|first| *first = (*first).min(*local)).or_insert(*local);
+        }
+    }
+    for (without, local) in known {
+        let Some(begun) = found.remove(&without) else { continue };
+        let (host, direction, _, peer, spec, kind, denied, subject) = without;
+        if let Some(talk) = found.get_mut(&(host, direction, Some(local), peer, spec, kind, denied, subject))
+        {
+            talk.absorb(begun);
+        }
+    }
 }
 
 /// Numbers of further peers are estimates: they are no identity.
@@ -176,6 +198,22 @@ impl<'a> Talk<'a> {
         self.first = self.first.min(summary.first);
         self.last = self.last.max(summary.last);
         self.programs.extend(program(&summary.of));
+    }
+
+    fn absorb(&mut self, other: Self) {
+        let Self { parts, hours, flows, received, sent, bytes, first, last, programs, .. } = other;
+        self.parts.extend(parts);
+        self.parts.sort_unstable();
+        for (hour, flows) in hours {
+            let all = self.hours.entry(hour).or_default();
+            *all = all.saturating_add(flows);
+        }
+        self.flows = self.flows.saturating_add(flows);
+        self.received = self.received.saturating_add(received);
+        self.sent = self.sent.saturating_add(sent);
+        self.bytes = self.bytes.saturating_add(bytes);
+        (self.first, self.last) = (self.first.min(first), self.last.max(last));
+        self.programs.extend(programs);
     }
 
     /// The address of the other side; none where there are many, or none yet.

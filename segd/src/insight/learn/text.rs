@@ -18,7 +18,7 @@ const SHOWN: usize = 6;
 const ON_A_LINE: usize = 6;
 
 /// What begins a text that somebody has to write.
-pub(super) const TODO: &str = "TODO";
+pub(in crate::insight) const TODO: &str = "TODO";
 
 /// A basic string: JSON's escapes are among TOML's (TOML 1.0, "String").
 pub(super) fn quoted(text: &str) -> String {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::hosts::{Hosts, Who};
 use super::merge::{View, unrecorded};
 use super::model::{Parties, Party};
@@ -13,7 +15,8 @@ use crate::telemetry::text::printable;
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     all: BTreeMap<Identity, (Option<IpAddr>, u64)>,
-    unrecorded: u64,
+    /// Further addresses, by hour: those of one hour may be those of another.
+    unrecorded: BTreeMap<Timestamp, u64>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +44,7 @@ impl Gathered {
     pub(super) fn peer(&mut self, hosts: &Hosts, view: &View<'_>, flows: u64) {
         let who = match hosts.peer(&view.summary.of) {
             Who::Others => {
-                self.unrecorded = self.unrecorded.saturating_add(unrecorded(view));
+                self.add_unrecorded(view.summary.hour, unrecorded(view));
                 return;
             }
             Who::Host(host) => Who::Host(clean(&host)),
@@ -64,7 +67,14 @@ impl Gathered {
         for (identity, (address, flows)) in other.all {
             self.add(identity, address, flows);
         }
-        self.unrecorded = self.unrecorded.saturating_add(other.unrecorded);
+        for (hour, n) in other.unrecorded {
+            self.add_unrecorded(hour, n);
+        }
+    }
+
+    fn add_unrecorded(&mut self, hour: Timestamp, n: u64) {
+        let all = self.unrecorded.entry(hour).or_default();
+        *all = all.saturating_add(n);
     }
 
     pub(super) fn finish(self) -> Parties {
@@ -72,7 +82,8 @@ impl Gathered {
         most.sort_by_key(|party| std::cmp::Reverse(party.flows));
         let more = most.len().saturating_sub(Parties::SHOWN);
         most.truncate(Parties::SHOWN);
-        Parties { most, more, unrecorded: self.unrecorded }
+        let unrecorded = self.unrecorded.values().max().copied().unwrap_or_default();
+        Parties { most, more, unrecorded }
     }
 }
 

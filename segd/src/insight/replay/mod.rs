@@ -8,6 +8,7 @@
 //! everywhere.
 
 mod hosts;
+mod remembered;
 mod subjects;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,6 +33,7 @@ use crate::telemetry::protocol as protocols;
 use hosts::Groups;
 
 pub use hosts::{Placed, Placement};
+pub(crate) use remembered::remembered;
 
 /// What holds beside the zone files.
 #[derive(Clone, Copy, Debug)]

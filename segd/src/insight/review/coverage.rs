@@ -10,6 +10,7 @@ use crate::history::{Conversation, Peer};
 use crate::policy::compile::{self, Modes};
 use crate::policy::workload::Local;
 use crate::telemetry::protocol;
+use crate::telemetry::text::printable;
 
 /// Flows and denied attempts, as the hosts counted them: one between two hosts with segd counts at both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -65,7 +66,7 @@ pub(super) fn coverage(material: &Material<'_>) -> Coverage {
             Some(Modes::new(material.policy, &local, material.overrides, &of.host))
         });
         let enforced = known.as_ref().is_some_and(|modes| is_enforced(material, modes, of));
-        let subject = coverage.subjects.entry(of.subject.to_string()).or_default();
+        let subject = coverage.subjects.entry(printable(&of.subject)).or_default();
         for share in [&mut coverage.all, subject] {
             share.add(summary.flows, of.verdict, enforced);
         }

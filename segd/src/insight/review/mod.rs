@@ -21,6 +21,7 @@ pub use rules::{Finding, Problem, RuleReview};
 use crate::history::Summary;
 use crate::policy::Policy;
 use crate::policy::model::{Exception, Override};
+use crate::telemetry::text::printable;
 
 /// What is known of a rule beyond the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,7 @@ pub fn review(material: &Material<'_>, limits: Limits) -> Review {
     let Material { policy, observed, now, .. } = *material;
     let first = observed.iter().map(|s| s.first).min();
     let span = first.zip(observed.iter().map(|s| s.last).max());
-    let mut hosts: Vec<String> = observed.iter().map(|s| s.of.host.to_string()).collect();
+    let mut hosts: Vec<String> = observed.iter().map(|s| printable(&s.of.host)).collect();
     hosts.sort_unstable();
     hosts.dedup();
     Review {

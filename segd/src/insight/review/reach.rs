@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use segd_common::traffic::{Direction, protocol};
 use serde::Serialize;
 
@@ -170,7 +171,8 @@ fn sizes(policy: &Policy) -> BTreeMap<&str, (u64, u64)> {
 struct Used<'a> {
     zones: BTreeSet<&'a str>,
     addresses: BTreeSet<IpAddr>,
-    others: u64,
+    /// Those that were too many to record, by hour.
+    others: BTreeMap<Timestamp, u64>,
     ports: BTreeSet<(&'a str, u16)>,
 }
 
@@ -179,16 +181,19 @@ impl<'a> Used<'a> {
         self.zones.insert(to_zone);
         self.addresses.extend(to);
         if let (Peer::Others(n), Direction::Outbound) = (summary.of.peer, summary.of.direction) {
-            self.others = self.others.saturating_add(n);
+            let others = self.others.entry(summary.hour).or_default();
+            *others = others.saturating_add(n);
         }
         self.ports.insert((&summary.of.protocol, summary.of.port));
     }
 
     fn extent(self) -> Extent {
+        // Those of one hour may be those of another.
+        let others = self.others.values().max().copied().unwrap_or_default();
         let four = self.addresses.iter().filter(|ip| ip.is_ipv4()).count() as u64;
         Extent {
             zones: self.zones.iter().map(|z| (*z).to_owned()).collect(),
-            hosts: four.saturating_add(self.others),
+            hosts: four.saturating_add(others),
             v6: self.addresses.len() as u64 - four,
             ports: self.ports.len() as u64,
         }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Known, Limits, Material};
 use crate::history::{Conversation, Peer, Summary};
+use crate::insight::learn::TODO;
 use crate::policy::Policy;
 use crate::policy::check::shadowed;
 use crate::policy::model::{Rule, ServiceRef};
@@ -39,9 +40,9 @@ pub struct RuleReview {
     pub last_hit: Option<Timestamp>,
     /// Flows that it allowed since then.
     pub hits: u64,
-    /// Different clients that were seen to use it.
+    /// Different clients that were seen to use it; where there were too many to record, those of the busiest hour.
     pub clients: u64,
-    /// Different servers that were.
+    /// Different servers that were, likewise.
     pub servers: u64,
     /// Without a hit, but not known for long enough to be called unused.
     pub too_early: bool,
@@ -103,7 +104,8 @@ struct Use<'a> {
     /// Flows by protocol and port; port 0 where flows to several are one.
     ports: BTreeMap<(u8, u16), u64>,
     ends: [BTreeSet<End<'a>>; 2],
-    others: [u64; 2],
+    /// Further peers, by hour: those of one hour may be those of another.
+    others: [BTreeMap<Timestamp, u64>; 2],
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -128,13 +130,19 @@ impl<'a> Use<'a> {
         self.ends[own].insert(of.local.map_or(End::Host(&of.host), End::Address));
         match of.peer {
             Peer::Address(ip) => drop(self.ends[other].insert(End::Address(ip))),
-            Peer::Others(n) => self.others[other] = self.others[other].saturating_add(n),
+            Peer::Others(n) => {
+                let others = self.others[other].entry(summary.hour).or_default();
+                *others = others.saturating_add(n);
+            }
         }
     }
 
-    /// Different clients and servers.
+    /// Different clients and servers, at least.
     fn counts(&self) -> [u64; 2] {
-        [0, 1].map(|n: usize| (self.ends[n].len() as u64).saturating_add(self.others[n]))
+        [0, 1].map(|n: usize| {
+            let others = self.others[n].values().max().copied().unwrap_or_default();
+            (self.ends[n].len() as u64).saturating_add(others)
+        })
     }
 
     /// Flows on the ports of a service.
@@ -201,10 +209,10 @@ fn one(
         _ => {}
     }
     findings.extend(rule.expires.and_then(|at| lifetime(at, now, limits)));
-    if rule.owner.is_none() {
+    if is_missing(rule.owner.as_ref()) {
         findings.push(Finding::NoOwner("nobody answers for it".to_owned()));
     }
-    if rule.reason.is_none() {
+    if is_missing(rule.reason.as_ref()) {
         findings.push(Finding::NoReason("nobody wrote down why it is there".to_owned()));
     }
     if !winners.is_empty() {
@@ -255,11 +263,16 @@ fn wide(policy: &Policy, rule: &Rule, used: &Use<'_>, services: &BTreeMap<String
     found
 }
 
+/// Whether nobody has written it; what `segd learn` leaves for people to fill in counts as nothing.
+pub(super) fn is_missing(text: Option<&String>) -> bool {
+    text.is_none_or(|text| text.trim().is_empty() || text.starts_with(TODO))
+}
+
 /// Zones and workloads that nobody answers for, and workloads that end soon.
 pub(super) fn others(policy: &Policy, now: Timestamp, limits: Limits) -> Vec<Problem> {
     let mut found = Vec::new();
     for (name, zone) in &policy.zones {
-        if zone.owner.is_none() {
+        if is_missing(zone.owner.as_ref()) {
             let finding = Finding::NoOwner("nobody answers for it".to_owned());
             found.push(Problem { what: format!("zone {name}"), finding });
         }
@@ -267,10 +280,10 @@ pub(super) fn others(policy: &Policy, now: Timestamp, limits: Limits) -> Vec<Pro
     for (name, workload) in &policy.workloads {
         let mut add = |finding| found.push(Problem { what: format!("workload {name}"), finding });
         workload.expires.and_then(|at| lifetime(at, now, limits)).into_iter().for_each(&mut add);
-        if workload.owner.is_none() {
+        if is_missing(workload.owner.as_ref()) {
             add(Finding::NoOwner("nobody answers for it".to_owned()));
         }
-        if workload.purpose.is_none() {
+        if is_missing(workload.purpose.as_ref()) {
             add(Finding::NoReason("nobody wrote down what it is for".to_owned()));
         }
     }

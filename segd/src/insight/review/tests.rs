@@ -211,6 +211,18 @@ fn coverage_counts_flows_where_the_policy_enforces() {
 }
 
 #[test]
+fn what_learn_leaves_to_be_written_is_no_owner() {
+    for (text, missing) in [
+        (None, true),
+        (Some(" "), true),
+        (Some("TODO: who answers for it, perhaps dba"), true),
+        (Some("dba"), false),
+    ] {
+        assert_eq!(rules::is_missing(text.map(str::to_owned).as_ref()), missing, "{text:?}");
+    }
+}
+
+#[test]
 fn others_without_owner_and_the_page() {
     let mut observed = observed();
     observed[1].of.host = Arc::from("<script>alert(1)</script>");

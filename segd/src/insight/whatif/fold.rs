@@ -13,6 +13,9 @@ use crate::history::{Conversation, Peer, Summary};
 pub(super) struct Seen<'a> {
     /// As it was seen last.
     pub(super) of: &'a Conversation,
+    /// What was decided last of its subject towards this peer and port, for whichever process: denials that are told
+    /// together name none, and must not leave an older verdict standing for the process that they concern.
+    pub(super) was: &'a Conversation,
     /// At least 1, as one may have begun before the first hour.
     pub(super) flows: u64,
     pub(super) first: Timestamp,
@@ -80,6 +83,12 @@ impl<'a> Question<'a> {
             kind: odd.then_some(of.reason as u8),
         }
     }
+
+    /// The same of any process, which is all that the verdict of the past hangs on: whom a socket belonged to is in
+    /// the workload.
+    fn of_anybody(of: &'a Conversation) -> Self {
+        Self { process: None, unit: None, uid: None, ..Self::of(of) }
+    }
 }
 
 /// Sums up over the hours and finds pairs.
@@ -88,7 +97,7 @@ pub(super) fn fold(observed: &[Summary]) -> Observation<'_> {
     let mut known: HashMap<Question<'_>, usize> = HashMap::new();
     for summary in observed {
         let Summary { of, flows, first, last, .. } = summary;
-        let next = Seen { of, flows: *flows, first: *first, last: *last };
+        let next = Seen { of, was: of, flows: *flows, first: *first, last: *last };
         let at = *known.entry(Question::of(of)).or_insert(seen.len());
         match seen.get_mut(at) {
             None => seen.push(next),
@@ -102,8 +111,16 @@ pub(super) fn fold(observed: &[Summary]) -> Observation<'_> {
         }
     }
     drop(known);
+    let mut latest: HashMap<Question<'_>, (Timestamp, &Conversation)> = HashMap::new();
+    for one in &seen {
+        let latest = latest.entry(Question::of_anybody(one.of)).or_insert((one.last, one.of));
+        if latest.0 < one.last {
+            *latest = (one.last, one.of);
+        }
+    }
     for one in &mut seen {
         one.flows = one.flows.max(1);
+        one.was = latest.get(&Question::of_anybody(one.of)).map_or(one.of, |(_, was)| was);
     }
     let partners = pair(&seen);
     Observation { seen, partners }

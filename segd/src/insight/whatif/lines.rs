@@ -180,7 +180,8 @@ impl<'a, 'o> Lines<'a, 'o> {
             Direction::Outbound => (mine, peer),
             Direction::Inbound => (peer, mine),
         };
-        let before = of.ends();
+        let past = speaks.seen.was;
+        let before = past.ends();
         let key = Key {
             effect: Effect::of(was, speaks.now),
             from,
@@ -194,7 +195,7 @@ impl<'a, 'o> Lines<'a, 'o> {
             now: speaks.now,
             reason: replayed.reason,
             at,
-            rule_before: of.rule.as_deref().filter(|_| of.verdict == Verdict::Allowed),
+            rule_before: past.rule.as_deref().filter(|_| past.verdict == Verdict::Allowed),
             rule: replayed.rule.clone(),
             approximate: replayed.by_zone,
         };

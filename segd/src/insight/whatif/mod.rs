@@ -188,7 +188,7 @@ pub fn compare(
             }
         };
         let both = [Some(&own), other.as_ref()];
-        let was = both.iter().flatten().map(|o| o.seen.of.verdict).max().unwrap_or(Verdict::Allowed);
+        let was = both.iter().flatten().map(|o| o.seen.was.verdict).max().unwrap_or(Verdict::Allowed);
         let enforced = both.iter().flatten().map(|o| o.replayed.enforced()).max();
         if was.passes() && enforced == Some(Verdict::Denied) {
             if_enforced.add(one.flows, recent);

@@ -329,3 +329,25 @@ fn lines_are_limited_and_counted() {
     assert_eq!((shown, found.newly_denied.more_lines), (vec![9, 8], 7));
     assert_eq!(counts(found.newly_denied.counts), "45 9 9");
 }
+
+#[test]
+fn a_denial_that_names_no_process_is_the_last_word_for_every_process() {
+    let policy = loaded(&estate());
+    // As it is after enforcing: what was allowed before, and denials that were told together.
+    let mut all = [
+        seen("20T10 a out 10.1.0.1 10.2.0.1 80 old 7"),
+        seen("20T11 a out 10.1.0.1 10.2.0.1 80 denied 3"),
+        seen("20T11 a out 10.1.0.1 10.2.0.1 81 denied 3"),
+        seen("20T12 a out 10.1.0.1 10.2.0.1 81 old 7"),
+    ];
+    for denied in &mut all[1..3] {
+        denied.of.process = None;
+    }
+    let around = Around::of_files(&[], "2026-11-22T00:00:00Z".parse().unwrap());
+    let decider = Decider::new(&policy, around, &all).unwrap();
+    let options = Options { as_if_enforced: false, recent: SignedDuration::from_hours(24) };
+    let found = compare(&decider, &all, &Owners::new(&policy, None), options);
+    // Port 81 was denied once, but flowed when it was last seen.
+    assert_eq!(told(&found.newly_denied), ["app -> db 81 allowed->denied no-rule client a 10.2.0.1 10"]);
+    assert_eq!(told(&found.unchanged), ["app -> db 80 denied->denied no-rule client a 10.2.0.1 10"]);
+}

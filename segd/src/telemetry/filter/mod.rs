@@ -13,6 +13,7 @@ use segd_common::traffic::Verdict;
 
 use super::named::UnknownWord;
 use super::record::FlowRecord;
+use super::text::printable;
 use crate::history::Summary;
 pub(crate) use facts::{End, Facts, Program};
 pub use key::Key;
@@ -39,13 +40,17 @@ pub enum FilterError {
     #[error(transparent)]
     Word(#[from] UnknownWord),
     /// Neither a zone's name nor an address.
-    #[error("`{0}` is neither a zone, an address nor a CIDR; examples: orders, 10.0.0.7, 10.0.0.0/8")]
+    #[error("`{}` is neither a zone, an address nor a CIDR; examples: orders, 10.0.0.7, 10.0.0.0/8", printable(.0))]
     Side(String),
     /// Not an address.
-    #[error("`{0}` is neither an address nor a CIDR; examples: 10.0.0.7, 10.0.0.0/8, 2001:db8::/32")]
+    #[error("`{}` is neither an address nor a CIDR; examples: 10.0.0.7, 10.0.0.0/8, 2001:db8::/32", printable(.0))]
     Address(String),
     /// Not a port.
-    #[error("`{text}` is no port: {why}; examples: 5432, tcp/5432, udp/4000-4010, icmp")]
+    #[error(
+        "`{}` is no port: {}; examples: 5432, tcp/5432, udp/4000-4010, icmp",
+        printable(text),
+        printable(why)
+    )]
     Port {
         /// What was given.
         text: String,
@@ -53,10 +58,10 @@ pub enum FilterError {
         why: String,
     },
     /// Not a protocol.
-    #[error("`{0}` is no protocol; known: {known}, or a number from 0 to 255", known = super::protocol::names())]
+    #[error("`{}` is no protocol; known: {}, or a number from 0 to 255", printable(.0), super::protocol::names())]
     Protocol(String),
     /// An empty or unprintable name.
-    #[error("`{text}` is no name of a {key}", text = super::text::printable(text))]
+    #[error("`{text}` is no name of a {key}", text = printable(text))]
     Name {
         /// Of what.
         key: Key,
@@ -64,7 +69,7 @@ pub enum FilterError {
         text: String,
     },
     /// A key that is none of a filter's.
-    #[error("unknown filter `{}`: the filters are {}, each also with `not-` before it", super::text::printable(.0), Key::names())]
+    #[error("unknown filter `{}`: the filters are {}, each also with `not-` before it", printable(.0), Key::names())]
     Key(String),
 }
 

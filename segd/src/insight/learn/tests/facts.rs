@@ -256,6 +256,47 @@ fn many_peers_with_real_traffic_are_no_scan() {
 }
 
 #[test]
+fn a_scan_that_goes_on_is_a_scan() {
+    let mut history = History::default();
+    history.say(0..30, &Said { port: 80, ..A_TO_B });
+    let tried = Said { port: 445, flows: 1, ..A_TO_B };
+    for n in 1..=100 {
+        let peer = format!("10.2.1.{n}");
+        // Some wait for an answer yet.
+        let packets = if n > 40 { 0 } else { 2 };
+        history.say([29], &Said { peer: &peer, packets, bytes: packets * 44, ..tried });
+    }
+    for waiting in history.0.iter_mut().filter(|s| s.of.port == 445) {
+        waiting.first = waiting.last;
+    }
+    let proposal = proposed(ZONES, &history);
+    assert_eq!(rules(&proposal), ["a-to-b-web: a -> b tcp/80"]);
+    assert_eq!(left_out(&proposal), ["scan: a -> b tcp/445"]);
+}
+
+#[test]
+fn what_ends_with_an_address_that_it_began_without_is_one_talk() {
+    let mut history = History::default();
+    history.say(0..30, &Said { port: 80, ..A_TO_B });
+    let begun = Said { flows: 1, packets: 0, bytes: 0, ..A_TO_B };
+    let ended = Said { flows: 0, packets: 12, bytes: 600, ..A_TO_B };
+    // A scan, and a flow over the hour's end that was seen once.
+    for n in 1..=60 {
+        let peer = format!("10.2.1.{n}");
+        history.say([8], &Said { peer: &peer, port: 445, ..begun });
+        history.say([8], &Said { peer: &peer, port: 445, ..ended });
+    }
+    history.say([8], &Said { port: 9001, ..begun }).say([9], &Said { port: 9001, bytes: 90_000, ..ended });
+    for summary in history.0.iter_mut().filter(|s| s.packets.sent == 0) {
+        summary.of.local = None;
+    }
+    let proposal = history.proposed(&policy(ZONES), &Options { min_hours: Some(1), ..Options::default() });
+    assert_eq!(rules(&proposal), ["a-to-b-web: a -> b tcp/80"]);
+    assert_eq!(left_out(&proposal), ["scan: a -> b tcp/445", "rare: a -> b tcp/9001"]);
+    assert_eq!((proposal.left_out[0].flows, proposal.left_out[1].flows), (60, 1));
+}
+
+#[test]
 fn readiness_tells_how_far_the_watching_has_come() {
     use super::super::Readiness::{Learning, Stabilising, Stable};
     let of = |hours: std::ops::Range<i64>, new: i64| {
