@@ -21,6 +21,7 @@ use crate::policy;
 use crate::policy::model::Exception;
 use crate::rollout::modes;
 use crate::telemetry::exporter::Readiness;
+use crate::telemetry::metrics::kernel::rule_hits;
 use crate::telemetry::metrics::{MapUse, RolloutInfo, RuleInfo, Snapshot, Source, SourceError};
 
 /// The agent as its servers see it.
@@ -168,19 +169,15 @@ impl Handle {
     /// Flows that each rule allowed since the counters began, and when the last one did; nothing while the kernel cannot
     /// be read.
     pub(super) fn hits(&self) -> Vec<(Arc<str>, u64, Option<Timestamp>)> {
-        let (registry, clock) = (&self.core.in_force().registry, self.core.collector.clock());
-        let mut hits: BTreeMap<Arc<str>, Counter> = BTreeMap::new();
-        for (key, counter) in self.counters().read().unwrap_or_default() {
-            let allowed = key.filter(|key| key.verdict == Verdict::Allowed as u8);
-            if let Some(rule) = allowed.and_then(|key| registry.rule_name(key.rule)) {
-                let sum = hits.entry(rule).or_default();
-                sum.flows += counter.flows;
-                sum.last = sum.last.max(counter.last);
-            }
-        }
+        let (in_force, clock) = (self.core.in_force(), self.core.collector.clock());
+        let counters = self.counters().read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what rules allowed is told by the history alone");
+            Vec::new()
+        });
+        let keyed = counters.iter().filter_map(|(key, counter)| Some((key.as_ref()?, counter)));
         let hit =
             |(rule, sum): (_, Counter)| (rule, sum.flows, (sum.last != 0).then(|| clock.wall(sum.last)));
-        hits.into_iter().map(hit).collect()
+        rule_hits(keyed, &in_force.registry).into_iter().map(hit).collect()
     }
 }
 

@@ -6,12 +6,12 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::output::{self, Output};
-use super::{Failure, NO, Outcome, Reach};
+use super::{Failure, NO, Outcome, Reach, zones};
 use crate::config::{self, Config};
 use crate::control::ClientError;
 use crate::control::api::Status;
 use crate::policy::model::{Override, ServiceRef};
-use crate::policy::{self, Policy, Resolved, Situation, Sources};
+use crate::policy::{self, Policy, Resolved, Situation};
 use crate::rollout::modes;
 
 /// Tell the verdict on a flow and the way to it, at both ends
@@ -66,8 +66,7 @@ impl Explain {
         let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
         let dir = self.zones.as_ref().unwrap_or(&config.policy_dir);
         let now = Timestamp::now();
-        let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
-        let policy = policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))?;
+        let policy = zones::load(dir, now)?;
         let status = self.status().await?;
         let overrides = status.as_ref().map(|status| of_host(&policy, status)).unwrap_or_default();
         let names = status.as_ref().map(resolved).unwrap_or_default();

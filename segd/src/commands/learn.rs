@@ -9,11 +9,11 @@ use jiff::Timestamp;
 
 use super::observed::Observed;
 use super::output;
-use super::{Failure, NO, Outcome};
+use super::{Failure, NO, Outcome, zones};
 use crate::config;
 use crate::insight::learn::{LearnError, Options, Proposal, learn};
 use crate::insight::replay::Around;
-use crate::policy::{self, Policy, Resolved, Sources};
+use crate::policy::{Policy, Resolved};
 
 /// What `--help` says beside the options.
 const NOTES: &str = "\
@@ -72,7 +72,7 @@ pub(super) struct Learn {
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     include: Vec<Include>,
     /// The zone of a host that recorded, where its addresses do not say it
-    #[arg(long, value_name = "HOST=ZONE", value_parser = host_zone)]
+    #[arg(long, value_name = "HOST=ZONE", value_parser = zones::host_zone)]
     host_zone: Vec<(String, String)>,
     #[command(flatten)]
     observed: Observed,
@@ -106,13 +106,6 @@ enum Include {
     Rare,
 }
 
-fn host_zone(text: &str) -> Result<(String, String), String> {
-    let parts = text.split_once('=').filter(|(host, zone)| !host.is_empty() && !zone.is_empty());
-    parts
-        .map(|(host, zone)| (host.to_owned(), zone.to_owned()))
-        .ok_or_else(|| "write it as HOST=ZONE".to_owned())
-}
-
 impl From<LearnError> for Failure {
     fn from(error: LearnError) -> Self {
         match error {
@@ -133,8 +126,7 @@ impl Learn {
         let present = if self.from_scratch && self.zones.is_none() && !dir.is_dir() {
             Policy::default()
         } else {
-            let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
-            policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))?
+            zones::load(dir, now)?
         };
         let observed = self.observed.summaries().await?;
         let zones: BTreeMap<String, String> = self.host_zone.iter().cloned().collect();

@@ -8,12 +8,12 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use super::observed::Observed;
-use super::{Failure, Outcome, output, when};
+use super::{Failure, Outcome, output, when, zones};
 use crate::config;
 use crate::history::Summary;
 use crate::insight::map::{Compared, Map, Terms, compare, render};
 use crate::insight::replay::{Around, Decider, remembered};
-use crate::policy::{self, Policy, Resolved, Sources};
+use crate::policy::{self, Policy, Resolved};
 use crate::telemetry::text::printable;
 
 /// Draw who talks to whom, as a page, a picture or data
@@ -118,12 +118,12 @@ impl Show {
     fn map(&self, summaries: &[Summary]) -> Result<Map, Failure> {
         let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
         let now = Timestamp::now();
-        let against = self.against.as_deref().map(|dir| load(dir, now)).transpose()?;
+        let against = self.against.as_deref().map(|dir| zones::load(dir, now)).transpose()?;
         let known = match (&self.zones, &against) {
-            (Some(dir), _) => Some(load(dir, now)?),
+            (Some(dir), _) => Some(zones::load(dir, now)?),
             (None, Some(_)) => None,
             // Without them a workload's zone is guessed from what was observed.
-            (None, None) => load(&config.policy_dir, now).ok(),
+            (None, None) => zones::load(&config.policy_dir, now).ok(),
         };
         let workload_zones = known.as_ref().or(against.as_ref()).map(workload_zones).unwrap_or_default();
         let terms = Terms { workload_zones, workloads: self.workloads };
@@ -145,11 +145,6 @@ impl Show {
         let after = some(&|summary| summary.last >= until);
         Ok(compare(&Map::of(&before, &terms), Map::of(&after, &terms)))
     }
-}
-
-fn load(dir: &Path, now: Timestamp) -> Result<Policy, Failure> {
-    let sources = Sources::read_dir(dir).map_err(Failure::bad_input)?;
-    policy::load(sources, now).map_err(|found| Failure::bad_input(found.render(false)))
 }
 
 fn workload_zones(policy: &Policy) -> BTreeMap<String, String> {

@@ -24,6 +24,7 @@ mod safety;
 mod status;
 mod whatif;
 mod when;
+mod zones;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -10,14 +10,15 @@ use jiff::Timestamp;
 
 use super::observed::Observed;
 use super::output::{self, Output};
-use super::{Failure, NO, Outcome, when};
-use crate::config::{self, ConfigError};
+use super::safety::duration;
+use super::{Failure, NO, Outcome, zones};
+use crate::config;
 use crate::control::ClientError;
 use crate::control::api::Status;
 use crate::history::RuleFacts;
 use crate::insight::review::{Enforced, Extent, Known, Limits, Material, Review, RuleReview, review};
+use crate::policy::Policy;
 use crate::policy::model::{Exception, Override};
-use crate::policy::{self, Diagnostics, Policy, Sources};
 use crate::rollout::modes;
 
 /// Review the zone files: what is used and what is not, what ends soon, how far each zone and workload can reach
@@ -35,10 +36,10 @@ pub(super) struct Show {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A rule without a hit for so long is unused
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = when::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = duration)]
     unused_for: Duration,
     /// What ends within so long ends soon
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = when::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = duration)]
     expiring_within: Duration,
     /// Also write a report as one HTML page, to file or to print
     #[arg(long, value_name = "FILE")]
@@ -96,14 +97,9 @@ impl Show {
     }
 
     fn policy(&self) -> Result<Policy, Failure> {
-        let config = config::read(self.config.as_deref()).map_err(|error| match error {
-            ConfigError::Invalid(found) => diagnostics(&found),
-            ConfigError::Read(error) => Failure::bad_input(error),
-        })?;
-        let sources = Sources::read_dir(self.dir.as_ref().unwrap_or(&config.policy_dir));
-        let sources = sources.map_err(Failure::bad_input)?;
+        let config = config::read(self.config.as_deref()).map_err(Failure::bad_input)?;
         // What has ended is a finding here, not an error.
-        policy::load_stored(sources).map_err(|found| diagnostics(&found))
+        zones::load_stored(self.dir.as_ref().unwrap_or(&config.policy_dir))
     }
 
     /// Log files are looked at without an agent.
@@ -120,10 +116,6 @@ impl Show {
         };
         Ok(Agent { overrides: modes::for_compiler(&overrides), exceptions, policy: policy.map(|p| p.hash) })
     }
-}
-
-fn diagnostics(found: &Diagnostics) -> Failure {
-    Failure::bad_input(found.render(output::colour()))
 }
 
 /// For people.

@@ -1,7 +1,5 @@
 //! Times in the past as people write them.
 
-use std::time::Duration;
-
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, civil};
 
@@ -13,11 +11,6 @@ pub(super) fn past(text: &str) -> Result<Timestamp, String> {
         .or_else(|| text.parse().ok())
         .or_else(|| Some(local()?.timestamp()))
         .ok_or_else(|| "write it like `2h`, `7d`, `2027-06-30` or `2027-06-30T18:00:00+02:00`".to_owned())
-}
-
-/// `30d`, `12h`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    crate::policy::duration::duration(text).ok_or_else(|| "write it like `30d`, `12h` or `90m`".to_owned())
 }
 
 #[cfg(test)]

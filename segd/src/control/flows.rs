@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use http_body_util::channel::Sender;
+use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -100,9 +101,9 @@ fn line(line: &FlowLine) -> Vec<u8> {
     bytes
 }
 
-fn add(chunk: &mut Vec<u8>, line: &FlowLine) {
+pub(super) fn add(chunk: &mut Vec<u8>, line: &impl Serialize) {
     let before = chunk.len();
-    // Fails only for a map whose keys are no strings, which a record has not.
+    // Fails only for a map whose keys are no strings, which records and summaries have not.
     if serde_json::to_writer(&mut *chunk, line).is_ok() {
         chunk.push(b'\n');
     } else {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{ControlError, ErrorBody, HistoryLine};
-use super::flows::{CHUNK, send_chunk};
+use super::flows::{CHUNK, add, send_chunk};
 use crate::history::{HistoryError, Range, Reader};
 use crate::telemetry::collector::Collector;
 
@@ -77,14 +77,4 @@ fn read(from: &Reader, range: Range, to: &mpsc::Sender<Vec<u8>>) {
     add(&mut chunk, &last);
     // Fails when the reader is gone.
     let _ = to.blocking_send(chunk);
-}
-
-fn add(chunk: &mut Vec<u8>, line: &HistoryLine) {
-    let before = chunk.len();
-    // Fails only for a map whose keys are no strings, which a summary has not. The count tells if it did.
-    if serde_json::to_writer(&mut *chunk, line).is_ok() {
-        chunk.push(b'\n');
-    } else {
-        chunk.truncate(before);
-    }
 }

@@ -127,6 +127,12 @@ impl Conversation {
         }
     }
 
+    /// The port as rules name it: of ICMP and ICMPv6 `type << 8 | code`, of others the server's.
+    #[must_use]
+    pub fn rule_port(&self) -> u16 {
+        self.icmp.map_or(self.port, |(kind, code)| u16::from_be_bytes([kind, code]))
+    }
+
     /// Zones of who began it and with whom; of the local side its subject.
     #[must_use]
     pub fn ends(&self) -> (&Arc<str>, &Arc<str>) {
@@ -156,19 +162,47 @@ impl Summary {
     /// Adds what was seen of the same conversation, in whichever hour.
     pub fn add(&mut self, other: &Self) {
         self.flows = self.flows.saturating_add(other.flows);
-        for (sum, more) in [(&mut self.packets, other.packets), (&mut self.bytes, other.bytes)] {
-            sum.received = sum.received.saturating_add(more.received);
-            sum.sent = sum.sent.saturating_add(more.sent);
-        }
+        self.packets.add(other.packets);
+        self.bytes.add(other.bytes);
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
         self.hour = self.hour.min(other.hour);
     }
 }
 
+/// How often and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::history) struct Sum {
+    pub(in crate::history) flows: u64,
+    pub(in crate::history) packets: InOut,
+    pub(in crate::history) bytes: InOut,
+    pub(in crate::history) first: Timestamp,
+    pub(in crate::history) last: Timestamp,
+}
+
+impl Sum {
+    pub(in crate::history) fn of(summary: &Summary) -> Self {
+        let Summary { of: _, hour: _, flows, packets, bytes, first, last } = *summary;
+        Self { flows, packets, bytes, first, last }
+    }
+
+    /// Nothing, at the same time.
+    pub(in crate::history) fn none(&self) -> Self {
+        Self { flows: 0, packets: InOut::NONE, bytes: InOut::NONE, ..*self }
+    }
+
+    pub(in crate::history) fn add(&mut self, other: &Self) {
+        self.flows = self.flows.saturating_add(other.flows);
+        self.packets.add(other.packets);
+        self.bytes.add(other.bytes);
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+    }
+}
+
 /// What a record adds to its hour: flows, where they begin; packets and bytes, where they end.
 pub(super) fn share(event: Kind, count: u64, packets: InOut, bytes: InOut) -> (u64, InOut, InOut) {
-    let none = InOut { received: 0, sent: 0 };
+    let none = InOut::NONE;
     match event {
         Kind::Open | Kind::Deny => (count, none, none),
         Kind::Close | Kind::Revoke => (0, packets, bytes),
@@ -184,9 +218,36 @@ pub fn hour_of(time: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::telemetry::record::tests::{denied, event, record};
+
+    /// A flow to tcp/5432, called postgres, that was allowed by no rule that it names.
+    pub(crate) fn conversation(
+        direction: Direction,
+        (host, subject, local): (&str, &str, &str),
+        (peer, peer_zone): (&str, &str),
+    ) -> Conversation {
+        Conversation {
+            host: host.into(),
+            subject: subject.into(),
+            workload: None,
+            process: None,
+            unit: None,
+            uid: None,
+            direction,
+            local: Some(local.parse().unwrap()),
+            peer: Peer::Address(peer.parse().unwrap()),
+            peer_zone: peer_zone.into(),
+            protocol: "tcp".into(),
+            port: 5432,
+            icmp: None,
+            service: "postgres".into(),
+            verdict: Verdict::Allowed,
+            reason: Reason::Rule,
+            rule: None,
+        }
+    }
 
     #[test]
     fn a_record_counts_where_it_begins_and_weighs_where_it_ends() {

@@ -5,7 +5,7 @@
 //! counts the failure in `segd_scrape_errors_total`.
 
 mod family;
-mod kernel;
+pub(crate) mod kernel;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -126,6 +126,17 @@ pub struct InOut {
     pub sent: u64,
 }
 
+impl InOut {
+    /// Nothing in, nothing out.
+    pub const NONE: Self = Self { received: 0, sent: 0 };
+
+    /// Adds more of both; stays at the largest number.
+    pub fn add(&mut self, more: Self) {
+        self.received = self.received.saturating_add(more.received);
+        self.sent = self.sent.saturating_add(more.sent);
+    }
+}
+
 /// The names that an event's numbers stand for. Replaced as a whole when a policy is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct Context {

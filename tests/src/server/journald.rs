@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{PATIENCE, Server, directory};
+use super::{Server, directory};
 use crate::host::Host;
 
 /// Where Debian has it.
@@ -68,11 +67,7 @@ impl Journald {
     /// # Errors
     /// When it goes on for 30 seconds.
     pub fn stop(&mut self) -> Result<()> {
-        if let Some(mut server) = self.server.take() {
-            server.process().signal(Signal::SIGTERM)?;
-            server.process().wait(PATIENCE)?;
-        }
-        Ok(())
+        self.server.take().map_or(Ok(()), Server::stop)
     }
 
     /// Starts it again, with the same socket and journal.

@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use nix::unistd::User;
 
 pub use dnsmasq::Dnsmasq;
@@ -45,6 +46,13 @@ impl Server {
     /// Its main process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Ends it in good order.
+    fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(PATIENCE)?;
+        Ok(())
     }
 
     /// Starts `command` and waits until `ready` holds.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{PATIENCE, Server, directory, loopback, program};
+use super::{Server, directory, loopback, program};
 use crate::host::Host;
 
 /// A syslog server that listens on a Unix socket and, on the host's loopback, by UDP and TCP. Dropping it kills it.
@@ -71,11 +71,7 @@ impl Rsyslog {
     /// # Errors
     /// When it goes on for 30 seconds.
     pub fn stop(&mut self) -> Result<()> {
-        if let Some(mut server) = self.server.take() {
-            server.process().signal(Signal::SIGTERM)?;
-            server.process().wait(PATIENCE)?;
-        }
-        Ok(())
+        self.server.take().map_or(Ok(()), Server::stop)
     }
 
     /// Starts it again, with the same sockets and files.

@@ -18,7 +18,7 @@ use self::own::Own;
 use super::observed::Observed;
 use super::output::{self, Output};
 use super::safety::duration;
-use super::{Failure, NO, Outcome};
+use super::{Failure, NO, Outcome, zones};
 use crate::config;
 use crate::control::changes::{Break, Previewed};
 use crate::insight::replay::{Around, Decider, remembered};
@@ -52,7 +52,7 @@ pub(super) struct Whatif {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// The zone of a host that cannot be told by its addresses
-    #[arg(long, value_name = "HOST=ZONE", value_parser = host_zone)]
+    #[arg(long, value_name = "HOST=ZONE", value_parser = zones::host_zone)]
     host_zone: Vec<(String, String)>,
     /// Zone files that were in force, for the owners of rules that are gone [default: those that the configuration
     /// names, if they can be read]
@@ -68,11 +68,6 @@ pub(super) struct Whatif {
     observed: Observed,
     #[command(flatten)]
     output: Output,
-}
-
-fn host_zone(text: &str) -> Result<(String, String), String> {
-    let (host, zone) = text.split_once('=').ok_or("write it like wms-app-1=fulfillment")?;
-    Ok((host.to_owned(), zone.to_owned()))
 }
 
 /// The JSON of `segd whatif`. New keys may come; none of these changes.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::known::{self, Known};
 use super::parts::{Class, Group, Key, Place, Program, Row, Scope, group_of, has_name, is_ruled, scope_of};
-use super::{Changed, Kept, Limits, Places, Removed, Sums};
+use super::{Changed, Kept, Limits, Places, Removed};
 use crate::history::sketch::hash;
-use crate::history::summary::{Conversation, Peer};
+use crate::history::summary::{Conversation, Peer, Sum};
 
 #[derive(Debug, Default)]
 pub(super) struct Hour {
@@ -35,7 +35,7 @@ impl Hour {
         &mut self,
         of: Conversation,
         peer: IpAddr,
-        sums: &Sums,
+        sums: &Sum,
         limits: &Limits,
         known: &mut Known,
     ) {
@@ -70,7 +70,7 @@ impl Hour {
     }
 
     /// A flow that begins may have no local address yet: it belongs to the row that learned one of another flow's end.
-    fn add_to_local(&mut self, class: u32, peer: IpAddr, sums: &Sums) -> bool {
+    fn add_to_local(&mut self, class: u32, peer: IpAddr, sums: &Sum) -> bool {
         let Some(local) = self.classes.get(class as usize).map(|class| &class.local) else { return false };
         let keys = local.iter().map(|class| Key { class: *class, peer: Some(peer) });
         let found = keys.into_iter().find(|key| self.rows.contains_key(key));
@@ -78,7 +78,7 @@ impl Hour {
     }
 
     /// Gives a row that had no local address the one that is known when its flows end.
-    fn learn_local(&mut self, of: &Conversation, at: Place, peer: IpAddr, sums: &Sums) -> bool {
+    fn learn_local(&mut self, of: &Conversation, at: Place, peer: IpAddr, sums: &Sum) -> bool {
         let without = Conversation { local: None, ..of.clone() };
         let Some(class) = self.index.get(&without) else { return false };
         let old = Key { class: *class, peer: Some(peer) };
@@ -114,7 +114,7 @@ impl Hour {
         class
     }
 
-    fn add_to(&mut self, key: Key, sums: &Sums) -> bool {
+    fn add_to(&mut self, key: Key, sums: &Sum) -> bool {
         let Some(row) = self.rows.get_mut(&key) else { return false };
         row.sums.add(sums);
         if !row.changed {
@@ -124,14 +124,14 @@ impl Hour {
         true
     }
 
-    fn insert(&mut self, key: Key, sums: Sums, written: bool) {
+    fn insert(&mut self, key: Key, sums: Sum, written: bool) {
         self.rows.insert(key, Row { sums, changed: !written, written });
         if !written {
             self.changed.push(key);
         }
     }
 
-    fn keep(&mut self, class: u32, peer: IpAddr, sums: Sums, written: bool) {
+    fn keep(&mut self, class: u32, peer: IpAddr, sums: Sum, written: bool) {
         let Some(Class { at, .. }) = self.classes.get(class as usize) else { return };
         let Place { group, scope } = *at;
         let key = Key { class, peer: Some(peer) };
@@ -252,7 +252,7 @@ impl Hour {
         self.add_to_others(group, hash(peer), &row.sums);
     }
 
-    fn add_to_others(&mut self, group: u32, peer: u64, sums: &Sums) {
+    fn add_to_others(&mut self, group: u32, peer: u64, sums: &Sum) {
         self.groups.entry(group).or_default().others.get_or_insert_default().insert(peer);
         let key = Key { class: group, peer: None };
         if !self.add_to(key, sums) {

@@ -16,8 +16,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::sketch::Sketch;
-use super::summary::{Conversation, HOUR, Peer, Summary};
-use crate::telemetry::record::InOut;
+use super::summary::{Conversation, HOUR, Peer, Sum, Summary};
 use hour::Hour;
 use jiff::Timestamp;
 use known::Known;
@@ -66,33 +65,6 @@ impl Default for Limits {
     }
 }
 
-/// How often and how much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sums {
-    pub(super) flows: u64,
-    pub(super) packets: InOut,
-    pub(super) bytes: InOut,
-    pub(super) first: Timestamp,
-    pub(super) last: Timestamp,
-}
-
-impl Sums {
-    pub(super) fn of(summary: &Summary) -> Self {
-        let Summary { of: _, hour: _, flows, packets, bytes, first, last } = *summary;
-        Self { flows, packets, bytes, first, last }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.flows = self.flows.saturating_add(other.flows);
-        for (sum, more) in [(&mut self.packets, other.packets), (&mut self.bytes, other.bytes)] {
-            sum.received = sum.received.saturating_add(more.received);
-            sum.sent = sum.sent.saturating_add(more.sent);
-        }
-        self.first = self.first.min(other.first);
-        self.last = self.last.max(other.last);
-    }
-}
-
 /// A row as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
@@ -100,7 +72,7 @@ pub(super) struct Kept {
     pub(super) of: Conversation,
     /// `None`: further peers.
     pub(super) peer: Option<IpAddr>,
-    pub(super) sums: Sums,
+    pub(super) sums: Sum,
     /// Who the further peers are.
     pub(super) others: Option<Sketch>,
 }
@@ -116,7 +88,7 @@ pub(super) struct Changed<'a> {
     pub(super) of: &'a Conversation,
     /// `None`: further peers.
     pub(super) peer: Option<IpAddr>,
-    pub(super) sums: &'a Sums,
+    pub(super) sums: &'a Sum,
     pub(super) others: Option<&'a Sketch>,
     /// It was never written before.
     pub(super) is_new: bool,
@@ -194,7 +166,7 @@ impl Fold {
     pub(super) fn add(&mut self, one: Summary) {
         let Peer::Address(peer) = one.of.peer else { return };
         if let Some(hour) = self.hours.get_mut(&hour_number(one.hour)) {
-            let sums = Sums::of(&one);
+            let sums = Sum::of(&one);
             hour.add(one.of, peer, &sums, &self.limits, &mut self.known);
         }
     }

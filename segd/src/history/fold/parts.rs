@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use segd_common::traffic::Verdict;
 
-use super::{Limits, Sums};
+use super::Limits;
 use crate::history::sketch::Sketch;
-use crate::history::summary::Conversation;
+use crate::history::summary::{Conversation, Sum};
 use crate::policy::ids::OTHER_SERVICE;
 
 /// Names that were not known in former hours get three of so many quarters of the places.
@@ -26,7 +26,7 @@ pub(super) struct Key {
 
 #[derive(Debug)]
 pub(super) struct Row {
-    pub(super) sums: Sums,
+    pub(super) sums: Sum,
     pub(super) changed: bool,
     pub(super) written: bool,
 }

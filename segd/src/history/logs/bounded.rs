@@ -4,8 +4,9 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::sums::{Key, Sum};
+use super::sums::Key;
 use crate::history::sketch::{Sketch, hash};
+use crate::history::summary::Sum;
 
 /// If there would be fewer conversations than this for each port, it is a scan of ports: they are not told apart.
 const PORTS: usize = 4;

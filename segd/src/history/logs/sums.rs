@@ -9,11 +9,10 @@ use segd_common::traffic::{Direction, Reason, Verdict};
 
 use super::bounded::Bounded;
 use super::line::{Line, Text};
-use crate::history::summary::{hour_of, share};
+use crate::history::summary::{Sum, hour_of, share};
 use crate::history::{Conversation, Peer, Summary};
 use crate::policy::ids::OTHER_SERVICE;
 use crate::telemetry::protocol;
-use crate::telemetry::record::InOut;
 
 /// What one thread has read.
 #[derive(Debug)]
@@ -51,15 +50,6 @@ pub(super) struct Key {
     verdict: Verdict,
     reason: Reason,
     rule: Option<Name>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sum {
-    pub(super) flows: u64,
-    packets: InOut,
-    bytes: InOut,
-    first: Timestamp,
-    last: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -215,23 +205,5 @@ impl Names {
             first: sum.first,
             last: sum.last,
         }
-    }
-}
-
-impl Sum {
-    /// Nothing, at the same time.
-    pub(super) fn none(&self) -> Self {
-        let none = InOut { received: 0, sent: 0 };
-        Self { flows: 0, packets: none, bytes: none, ..*self }
-    }
-
-    pub(super) fn add(&mut self, more: &Self) {
-        self.flows = self.flows.saturating_add(more.flows);
-        for (sum, more) in [(&mut self.packets, more.packets), (&mut self.bytes, more.bytes)] {
-            sum.received = sum.received.saturating_add(more.received);
-            sum.sent = sum.sent.saturating_add(more.sent);
-        }
-        self.first = self.first.min(more.first);
-        self.last = self.last.max(more.last);
     }
 }

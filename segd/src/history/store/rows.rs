@@ -9,8 +9,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, params};
 use segd_common::traffic::{Direction, Reason, Verdict};
 
-use crate::history::fold::{Kept, Sums, hour_start};
-use crate::history::summary::{Conversation, Peer, Summary};
+use crate::history::fold::{Kept, hour_start};
+use crate::history::summary::{Conversation, Peer, Sum, Summary};
 use crate::telemetry::named::{self, Named};
 use crate::telemetry::record::InOut;
 
@@ -34,7 +34,7 @@ impl From<Row> for Summary {
     fn from(row: Row) -> Self {
         let Row { hour, kept: Kept { of, peer, sums, .. }, peers, .. } = row;
         let peer = peer.map_or_else(|| Peer::Others(peers.unwrap_or_default()), Peer::Address);
-        let Sums { flows, packets, bytes, first, last } = sums;
+        let Sum { flows, packets, bytes, first, last } = sums;
         Self { of: Conversation { peer, ..of }, hour: hour_start(hour), flows, packets, bytes, first, last }
     }
 }
@@ -160,7 +160,7 @@ fn kept(row: &rusqlite::Row<'_>, of: Conversation, key: &(i64, i64, Vec<u8>)) ->
         let time = start.saturating_add(row.get(column)?);
         Timestamp::from_microsecond(time).map_err(|error| conversion(column, Type::Integer, error))
     };
-    let sums = Sums {
+    let sums = Sum {
         flows: count(3)?,
         packets: InOut { received: count(4)?, sent: count(5)? },
         bytes: InOut { received: count(6)?, sent: count(7)? },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use segd_common::traffic::{Direction, Reason, Verdict};
 
-use crate::history::summary::hour_of;
+use crate::history::summary::{hour_of, tests::conversation};
 use crate::history::{Conversation, Peer, Summary};
 use crate::telemetry::record::InOut;
 
@@ -29,28 +29,13 @@ impl Seen {
         let first = time("2026-11-22T18:05:00Z");
         Self(Summary {
             of: Conversation {
-                host: host.into(),
-                subject: subject.into(),
-                workload: None,
-                process: None,
-                unit: None,
-                uid: None,
-                direction,
-                local: Some(local.parse().unwrap()),
-                peer: Peer::Address(peer.parse().unwrap()),
-                peer_zone: peer_zone.into(),
-                protocol: "tcp".into(),
-                port: 5432,
-                icmp: None,
-                service: "postgres".into(),
-                verdict: Verdict::Allowed,
-                reason: Reason::Rule,
                 rule: Some("r1".into()),
+                ..conversation(direction, (host, subject, local), (peer, peer_zone))
             },
             hour: hour_of(first),
             flows: 1,
-            packets: InOut { received: 0, sent: 0 },
-            bytes: InOut { received: 0, sent: 0 },
+            packets: InOut::NONE,
+            bytes: InOut::NONE,
             first,
             last: time("2026-11-22T18:45:00Z"),
         })

@@ -3,6 +3,7 @@ use proptest::sample::select;
 use segd_common::traffic::Direction;
 
 use super::*;
+use crate::history::summary;
 use crate::policy::ids::OTHER_SERVICE;
 use crate::policy::tests::agreement::{SUBJECTS, estate, failsafe, names, packet, rollout};
 use crate::policy::tests::naive::{self, Packet};
@@ -16,29 +17,11 @@ fn now() -> Timestamp {
 
 /// An allowed flow to tcp/5432 from `orders`.
 fn conversation(host: &str, direction: Direction, local: &str, peer: &str) -> Conversation {
-    Conversation {
-        host: host.into(),
-        subject: "orders".into(),
-        workload: None,
-        process: None,
-        unit: None,
-        uid: None,
-        direction,
-        local: Some(local.parse().unwrap()),
-        peer: Peer::Address(peer.parse().unwrap()),
-        peer_zone: "transport".into(),
-        protocol: "tcp".into(),
-        port: 5432,
-        icmp: None,
-        service: "postgres".into(),
-        verdict: Verdict::Allowed,
-        reason: Reason::Rule,
-        rule: None,
-    }
+    summary::tests::conversation(direction, (host, "orders", local), (peer, "transport"))
 }
 
 fn seen(of: &Conversation) -> Summary {
-    let none = crate::telemetry::record::InOut { received: 0, sent: 0 };
+    let none = crate::telemetry::record::InOut::NONE;
     Summary { of: of.clone(), hour: now(), flows: 1, packets: none, bytes: none, first: now(), last: now() }
 }
 

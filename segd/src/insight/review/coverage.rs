@@ -80,6 +80,5 @@ fn is_enforced(material: &Material<'_>, modes: &Modes<'_>, of: &Conversation) ->
         Peer::Others(_) => compile::Peer::plain(&of.peer_zone),
     };
     let Some(number) = protocol::number(&of.protocol) else { return false };
-    let port = of.icmp.map_or(of.port, |(kind, code)| u16::from_be_bytes([kind, code]));
-    modes.at(of.direction, &peer, number, port).0 == Mode::Enforce
+    modes.at(of.direction, &peer, number, of.rule_port()).0 == Mode::Enforce
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::rules::date;
 use super::{Enforced, Extent, Reach, Review, RuleReview, Share};
 
 const STYLE: &str = include_str!("report.css");
@@ -218,10 +219,6 @@ fn percent(share: &Share) -> String {
 
 fn maybe(at: Option<Timestamp>, none: &str) -> String {
     at.map_or_else(|| none.to_owned(), date)
-}
-
-fn date(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d").to_string()
 }
 
 fn time(at: Timestamp) -> String {

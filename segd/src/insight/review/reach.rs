@@ -11,7 +11,7 @@ use super::Material;
 use crate::history::{Peer, Summary};
 use crate::policy::Policy;
 use crate::policy::builtin::PEER_ZONES;
-use crate::policy::compile::grants::grants;
+use crate::policy::compile::grants::{Grant, grants};
 use crate::policy::compile::{self, Modes};
 use crate::policy::ports::PortSpec;
 use crate::policy::workload::Local;
@@ -71,7 +71,9 @@ pub struct Extent {
 
 pub(super) fn reach(material: &Material<'_>) -> Vec<Reach> {
     let policy = material.policy;
-    let sizes = sizes(policy);
+    let (sizes, grants) = (sizes(policy), grants(policy, &[]));
+    let zones = policy.zones.keys().map(String::as_str).chain(PEER_ZONES);
+    let peers: Vec<_> = zones.map(compile::Peer::plain).collect();
     let mut used = used(policy, material.observed);
     let names = policy.zones.keys().map(|name| (name, false));
     let names = names.chain(policy.workloads.keys().map(|name| (name, true)));
@@ -80,16 +82,20 @@ pub(super) fn reach(material: &Material<'_>) -> Vec<Reach> {
         Some(Reach {
             subject: name.clone(),
             workload,
-            enforced: enforced(material, &local),
-            can: can(policy, &local, &sizes),
+            enforced: enforced(material, &local, &peers),
+            can: can(policy, &local, &grants, &sizes),
             used: used.remove(name.as_str()).unwrap_or_default().extent(),
         })
     };
     names.filter_map(one).collect()
 }
 
-fn can(policy: &Policy, local: &Local<'_>, sizes: &BTreeMap<&str, (u64, u64)>) -> Extent {
-    let grants = grants(policy, &[]);
+fn can(
+    policy: &Policy,
+    local: &Local<'_>,
+    grants: &[Grant<'_>],
+    sizes: &BTreeMap<&str, (u64, u64)>,
+) -> Extent {
     let mine = || grants.iter().filter(|g| local.in_rule(g.from));
     let zones: BTreeSet<&str> = mine().map(|g| policy.zone_of(g.to)).collect();
     let size = |pick: fn(&(u64, u64)) -> u64| zones.iter().filter_map(|z| sizes.get(z)).map(pick).sum();
@@ -123,12 +129,9 @@ fn distinct(mut specs: Vec<PortSpec>) -> u64 {
     count
 }
 
-fn enforced(material: &Material<'_>, local: &Local<'_>) -> Enforced {
-    let policy = material.policy;
+fn enforced(material: &Material<'_>, local: &Local<'_>, peers: &[compile::Peer<'_>]) -> Enforced {
     let host = material.observed.first().map_or("", |s| &s.of.host);
-    let modes = Modes::new(policy, local, material.overrides, host);
-    let zones = policy.zones.keys().map(String::as_str).chain(PEER_ZONES);
-    let peers: Vec<_> = zones.map(compile::Peer::plain).collect();
+    let modes = Modes::new(material.policy, local, material.overrides, host);
     let whole = [protocol::TCP, protocol::UDP].map(PortSpec::whole);
     let throughout =
         |peer| whole.iter().all(|spec| modes.enforced_throughout(Direction::Outbound, peer, spec));

@@ -120,8 +120,7 @@ impl<'a> Use<'a> {
         self.hits = self.hits.saturating_add(*flows);
         self.last = self.last.max(Some(*last));
         if let Some(number) = protocol::number(&of.protocol) {
-            let port = of.icmp.map_or(of.port, |(kind, code)| u16::from_be_bytes([kind, code]));
-            *self.ports.entry((number, port)).or_default() += flows;
+            *self.ports.entry((number, of.rule_port())).or_default() += flows;
         }
         let (own, other) = match of.direction {
             Direction::Outbound => (0, 1),
@@ -305,6 +304,6 @@ fn is_past(then: Timestamp, long: Duration, now: Timestamp) -> bool {
     Duration::try_from(now.duration_since(then)).is_ok_and(|ago| ago >= long)
 }
 
-fn date(time: Timestamp) -> String {
+pub(super) fn date(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d").to_string()
 }

@@ -66,7 +66,7 @@ fn time(text: &str) -> Timestamp {
 }
 
 fn summary(rule: Option<&str>, peer: Peer, port: (&'static str, u16), flows: u64) -> Summary {
-    let none = InOut { received: 0, sent: 0 };
+    let none = InOut::NONE;
     Summary {
         of: Conversation {
             host: Arc::from("wms-1"),

@@ -59,7 +59,7 @@ fn seen(line: &str) -> Summary {
     let direction = if direction == "out" { Direction::Outbound } else { Direction::Inbound };
     let (host, unit) = host.split_once('/').map_or((host, None), |(host, unit)| (host, Some(unit.into())));
     let time: Timestamp = format!("2026-11-{hour}:00:00Z").parse().unwrap();
-    let none = InOut { received: 0, sent: 0 };
+    let none = InOut::NONE;
     Summary {
         of: Conversation {
             host: host.into(),

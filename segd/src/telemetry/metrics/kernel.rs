@@ -1,10 +1,10 @@
 //! From the kernel's numbers to metrics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use segd_common::counter::{Counter, CounterKey, Loss};
-use segd_common::id::RuleId;
 use segd_common::traffic::{Direction, Verdict};
 
 use super::family::Families;
@@ -74,15 +74,25 @@ fn add(sum: &mut Counter, counter: &Counter) {
     sum.last = sum.last.max(last);
 }
 
+/// What each rule allowed.
+pub(crate) fn rule_hits<'a>(
+    counters: impl Iterator<Item = (&'a CounterKey, &'a Counter)>,
+    registry: &Registry,
+) -> BTreeMap<Arc<str>, Counter> {
+    let mut hits: BTreeMap<Arc<str>, Counter> = BTreeMap::new();
+    for (key, counter) in counters.filter(|(key, _)| key.verdict == Verdict::Allowed as u8) {
+        if let Some(id) = registry.rule_name(key.rule) {
+            add(hits.entry(id).or_default(), counter);
+        }
+    }
+    hits
+}
+
 /// A rule of the policy without a hit is shown with 0; a rule of an older one stays as long as its counters.
 fn rules(families: &mut Families, snapshot: &Snapshot, registry: &Registry, clock: BootClock) {
-    let mut hits: BTreeMap<String, Counter> =
-        snapshot.rules.iter().map(|rule| (rule.id.clone(), Counter::default())).collect();
-    for (key, counter) in &snapshot.counters {
-        let allowed = key.verdict == Verdict::Allowed as u8 && key.rule != RuleId::NONE;
-        if let Some(id) = registry.rule_name(key.rule).filter(|_| allowed) {
-            add(hits.entry(id.to_string()).or_default(), counter);
-        }
+    let mut hits = rule_hits(snapshot.counters.iter().map(|(key, counter)| (key, counter)), registry);
+    for rule in &snapshot.rules {
+        hits.entry(rule.id.as_str().into()).or_default();
     }
     for (rule, counter) in &hits {
         families.add("segd_rule_hits_total", &[rule], number(counter.flows));

@@ -72,8 +72,8 @@ impl Sum {
             event: Kind::Summary,
             since: Some(first.time),
             count: 0,
-            packets: InOut { received: 0, sent: 0 },
-            bytes: InOut { received: 0, sent: 0 },
+            packets: InOut::NONE,
+            bytes: InOut::NONE,
             duration_ms: None,
             rtt_us: None,
             retransmits: None,
@@ -91,10 +91,8 @@ impl Sum {
         if one.event == Kind::Open {
             sum.count = sum.count.saturating_add(one.count);
         } else {
-            for (sum, more) in [(&mut sum.packets, one.packets), (&mut sum.bytes, one.bytes)] {
-                sum.received = sum.received.saturating_add(more.received);
-                sum.sent = sum.sent.saturating_add(more.sent);
-            }
+            sum.packets.add(one.packets);
+            sum.bytes.add(one.bytes);
         }
         sum.since = sum.since.min(Some(one.time));
         sum.time = sum.time.max(one.time);
