@@ -14,6 +14,7 @@ use segd_common::flow::{CLOSED, DENIAL_NS, IDLE_NS, OPENED, OwnedFlow};
 use segd_common::schema::EVENT_BYTES;
 use tokio_util::sync::CancellationToken;
 
+use super::background::Pulse;
 use super::core::Core;
 use crate::datapath::{self, host};
 
@@ -41,11 +42,17 @@ const RECORD_HEADER: usize = 8;
 pub(super) async fn follow(
     ring: RingBuf<MapData>,
     core: Arc<Core>,
+    pulse: Arc<Pulse>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     let told = Arc::clone(&stop);
-    let reader = tokio::task::spawn_blocking(move || read(ring, &core, &told));
+    let reader = tokio::task::spawn_blocking(move || {
+        pulse.begin();
+        let result = read(ring, &core, &pulse, &told);
+        pulse.end();
+        result
+    });
     shutdown.cancelled().await;
     stop.write(1)?;
     reader.await.map_err(io::Error::other)?
@@ -54,7 +61,7 @@ pub(super) async fn follow(
 /// On a thread of its own, as it waits for two different things: for the first event when there was none, which the
 /// kernel wakes it for (a producer that finds the buffer read up does so), and else only for time to pass. So the
 /// programs pay for a wake-up at most once in [`GATHER`].
-fn read(mut ring: RingBuf<MapData>, core: &Core, stop: &EventFd) -> io::Result<()> {
+fn read(mut ring: RingBuf<MapData>, core: &Core, pulse: &Pulse, stop: &EventFd) -> io::Result<()> {
     let mut ticked: Option<Instant> = None;
     loop {
         if ticked.is_none_or(|at| at.elapsed() >= TICK) {
@@ -62,11 +69,14 @@ fn read(mut ring: RingBuf<MapData>, core: &Core, stop: &EventFd) -> io::Result<(
             ticked = Some(Instant::now());
         }
         let taken = drain(&mut ring, core);
-        let stopped = match taken {
-            0 => wait(stop, Some(ring.as_fd()), TICK)?,
-            1..MANY => wait(stop, None, GATHER)?,
-            _ => wait(stop, None, GATHER_LITTLE)?,
+        let (other, time) = match taken {
+            0 => (Some(ring.as_fd()), TICK),
+            1..MANY => (None, GATHER),
+            _ => (None, GATHER_LITTLE),
         };
+        pulse.within(time);
+        let stopped = wait(stop, other, time)?;
+        pulse.within(Duration::ZERO);
         if stopped {
             drain(&mut ring, core);
             return Ok(());

@@ -1,6 +1,7 @@
 //! `segd run`: puts the parts together, in an order in which whatever can fail does so before the kernel is
 //! touched, and takes them apart again. What is pinned in the kernel stays when the agent ends.
 
+mod background;
 mod breaks;
 mod changes;
 mod core;
@@ -29,6 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use background::Pulse;
 use core::{Change, Core, Remembered};
 pub use error::{InstallError, StartError};
 use intent::Around;
@@ -105,12 +107,15 @@ pub async fn run(options: Options) -> Result<(), StartError> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let follower = events::follow(ring, Arc::clone(&core), shutdown.clone());
+    let pulse = Arc::new(Pulse::new());
+    let follower = events::follow(ring, Arc::clone(&core), Arc::clone(&pulse), shutdown.clone());
     tasks.spawn(async move {
         if let Err(error) = follower.await {
             tracing::error!("no more flow records: cannot wait for the ring buffer: {error}");
         }
     });
+    let followers = Arc::clone(&collector);
+    tasks.spawn(background::watch(pulse, move || followers.threads(), shutdown.clone()));
     tasks.spawn(events::sweep(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::surroundings(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::deadlines(Arc::clone(&core), shutdown.clone()));

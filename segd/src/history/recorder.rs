@@ -6,11 +6,12 @@ mod keeper;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use jiff::Timestamp;
+use nix::unistd::{Pid, gettid};
 use serde::{Deserialize, Serialize};
 
 use super::fold::Limits;
@@ -72,6 +73,7 @@ enum Message {
 #[derive(Debug)]
 struct Shared {
     queued: AtomicUsize,
+    thread: OnceLock<Pid>,
     status: Mutex<HistoryStatus>,
 }
 
@@ -98,13 +100,18 @@ impl Recorder {
             oldest: None,
             lost: 0,
         };
-        let shared = Arc::new(Shared { queued: AtomicUsize::new(0), status: Mutex::new(status) });
+        let shared = Arc::new(Shared {
+            queued: AtomicUsize::new(0),
+            thread: OnceLock::new(),
+            status: Mutex::new(status),
+        });
         let (queue, messages) = mpsc::channel();
         let (running, ended) = mpsc::channel::<()>();
         let (waits, opening) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
         // Detached: a thread stuck in a system call must not keep the agent from ending.
         thread::Builder::new().name("history".to_owned()).spawn(move || {
+            theirs.thread.get_or_init(gettid);
             let mut keeper = Keeper::new(path, limits, retention);
             // Until its other end is gone.
             let _ = opening.recv();
@@ -167,6 +174,11 @@ impl Recorder {
     #[must_use]
     pub fn status(&self) -> HistoryStatus {
         self.shared.status().clone()
+    }
+
+    /// Its thread, if that has begun.
+    pub(crate) fn thread(&self) -> Option<Pid> {
+        self.shared.thread.get().copied()
     }
 
     /// Takes no more, writes what it has and waits for that at most `patience`. Returns whether it ended in time.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use nix::unistd::Pid;
 use segd_common::event::Event;
 use segd_common::flow::Owner;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -173,6 +174,12 @@ impl Collector {
     #[must_use]
     pub fn sinks(&self) -> Vec<SinkStatus> {
         self.sinks.iter().map(Sink::status).collect()
+    }
+
+    /// The threads of the sinks and of the recorder that have begun.
+    pub(crate) fn threads(&self) -> Vec<Pid> {
+        let recorder = self.recorder.as_ref().and_then(|recorder| recorder.thread());
+        self.sinks.iter().filter_map(Sink::thread).chain(recorder).collect()
     }
 
     /// Lets the sinks, all at once, and then the recorder write what is queued, for at most `patience` each. Blocks. Later

@@ -16,10 +16,11 @@ mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use nix::unistd::{Pid, gettid};
 use segd_common::event::Kind;
 use segd_common::traffic::Verdict;
 
@@ -139,6 +140,7 @@ pub struct SinkStatus {
 pub(crate) struct State {
     name: String,
     began: Instant,
+    thread: OnceLock<Pid>,
     /// Milliseconds since `began`.
     beat: AtomicU64,
     closing: AtomicBool,
@@ -160,8 +162,10 @@ impl Sink {
         let (queue, records) = mpsc::channel();
         let (running, ended) = mpsc::channel::<()>();
         let writer = Writer::new(output, detail, Arc::clone(&state));
+        let theirs = Arc::clone(&state);
         // Detached: a thread stuck in a system call must not keep the agent from ending.
         thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            theirs.thread.get_or_init(gettid);
             writer.run(&records);
             drop(running);
         })?;
@@ -206,6 +210,11 @@ impl Sink {
     pub fn status(&self) -> SinkStatus {
         self.state.status()
     }
+
+    /// Its thread, if that has begun.
+    pub(crate) fn thread(&self) -> Option<Pid> {
+        self.state.thread.get().copied()
+    }
 }
 
 impl State {
@@ -213,6 +222,7 @@ impl State {
         Self {
             name: name.to_owned(),
             began: Instant::now(),
+            thread: OnceLock::new(),
             beat: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
