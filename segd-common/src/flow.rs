@@ -137,58 +137,87 @@ pub const CLOSE_BY_RELEASE: u8 = 8;
 pub const BORROWED: u8 = 16;
 
 /// Socket-local storage of every socket. Accepted sockets inherit their listener's.
+///
+/// It has 184 bytes, with which the kernel's part of the storage is 256: one more, and it would take 512.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Socket {
-    /// TCP and connected UDP: its flow.
+    /// TCP and connected UDP: its flow. Other sockets: see [`Socket::last`].
     pub flow: Flow,
     /// Who made it (for an accepted one: who made the listener).
     pub owner: Owner,
-    /// 1 if the programs saw it made, and so will see its release; else 0.
-    pub watched: u64,
-    /// The last flow it began of those that belong to no connected socket: a hint which one ends with it.
-    pub last: FlowKey,
-    /// What it is decided as.
-    pub subject: Resolved,
-    /// The ids of its cgroup's ancestors (or its own) at the levels from 0, the root's, on; 0: beyond its own level. All
-    /// zero: not known. They outlive the directories.
-    pub ancestors: [u64; LEVELS],
-}
-
-/// Levels of the cgroup tree that a socket remembers.
-pub const LEVELS: usize = 8;
-
-/// What a socket is decided as: found once for each generation.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Resolved {
-    /// The generation in the high half, then the subject's number, then zeros; one word, so that the two are read and
-    /// written as one. 0: not found yet.
-    pub word: u64,
-    /// As [`Subject::expires`], on CLOCK_BOOTTIME.
-    pub expires: u64,
+    /// What it is decided as, as [`Resolved`] reads it; 0: not found yet.
+    pub subject: u64,
     /// What it was decided as before, in the last generation where that was something else; 0: nothing else.
     pub former: SubjectId,
+    /// 1 if the programs saw it made, and so will see its release; else 0.
+    pub watched: u8,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: [u8; 5],
 }
 
-impl Resolved {
-    /// Not found yet.
-    pub const NONE: Self = Self { word: 0, expires: 0, former: SubjectId(0), pad: [0; 3] };
+impl Socket {
+    /// The last flow that it began of those that belong to no connected socket: a hint which one ends with it. Kept where
+    /// a flow of its own has its local address and its beginning.
+    #[inline(always)]
+    #[must_use]
+    pub fn last(&self) -> Option<FlowKey> {
+        let [a, b, c, d, e, f, protocol, direction] = self.flow.started.to_ne_bytes();
+        let key = FlowKey {
+            peer: self.flow.local,
+            peer_port: u16::from_ne_bytes([a, b]),
+            local_port: u16::from_ne_bytes([c, d]),
+            subject: SubjectId(u16::from_ne_bytes([e, f])),
+            protocol,
+            direction,
+        };
+        if self.has_flow() || protocol == 0 { None } else { Some(key) }
+    }
 
+    /// Remembers a flow that it began, unless it has one of its own.
+    #[inline(always)]
+    pub fn set_last(&mut self, key: &FlowKey) {
+        if self.has_flow() {
+            return;
+        }
+        let ([a, b], [c, d], [e, f]) =
+            (key.peer_port.to_ne_bytes(), key.local_port.to_ne_bytes(), key.subject.0.to_ne_bytes());
+        self.flow.local = key.peer;
+        self.flow.started = u64::from_ne_bytes([a, b, c, d, e, f, key.protocol, key.direction]);
+    }
+
+    /// Whether its flow is its own: not lent, and not none.
+    #[inline(always)]
+    const fn has_flow(&self) -> bool {
+        self.flow.protocol != 0 && self.flow.flags != BORROWED
+    }
+}
+
+/// Levels of the cgroup tree by which a workload is found.
+pub const LEVELS: usize = 8;
+
+/// The ids of a cgroup's ancestors, and its own, at the levels from 0, the root's, on; 0: beyond its own level. They outlive
+/// the directories.
+pub type Ancestors = [u64; LEVELS];
+
+/// What a socket is decided as: found once for each generation. In one word, so that it is read and written as one: the
+/// generation in the high half, then the subject's number, then 1 if it is to be found anew each time, else 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolved;
+
+impl Resolved {
     /// The word for a subject in a generation.
     #[inline(always)]
     #[must_use]
-    pub const fn word(generation: Generation, subject: SubjectId) -> u64 {
-        (generation.0 as u64) << 32 | (subject.0 as u64) << 16
+    pub const fn word(generation: Generation, subject: SubjectId, anew: bool) -> u64 {
+        (generation.0 as u64) << 32 | (subject.0 as u64) << 16 | anew as u64
     }
 
-    /// The generation of a word.
+    /// Whether a word holds in a generation as it stands.
     #[inline(always)]
     #[must_use]
-    pub const fn generation(word: u64) -> Generation {
-        Generation((word >> 32) as u32)
+    pub const fn holds(word: u64, generation: Generation) -> bool {
+        word >> 32 == generation.0 as u64 && word & 1 == 0
     }
 
     /// The subject of a word.
@@ -314,8 +343,8 @@ mod tests {
         assert_eq!(size_of::<Owner>(), 32);
         assert_eq!(size_of::<Flow>(), 2 * 16 + 9 * 8 + 3 * 4 + 5 * 2 + 5 + 3 + 2);
         assert_eq!(core::mem::offset_of!(Flow, peer), 56, "a cache line but for the kernel's own word");
-        let parts = size_of::<Owner>() + size_of::<Flow>() + size_of::<FlowKey>() + size_of::<Resolved>();
-        assert_eq!((size_of::<Resolved>(), size_of::<Socket>()), (24, parts + 8 + 8 * LEVELS));
+        assert_eq!(size_of::<Socket>(), size_of::<Flow>() + size_of::<Owner>() + 16);
+        assert_eq!(size_of::<Socket>(), 184, "the kernel's part of the storage is 256 bytes");
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<Seed>(), size_of::<Owner>() + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<DenialKey>(), 24);
@@ -323,11 +352,40 @@ mod tests {
     }
 
     #[test]
-    fn a_resolved_word_holds_both() {
-        for (generation, subject) in [(0, 16), (1, 17), (u32::MAX, u16::MAX)] {
+    fn a_resolved_word_holds_both_in_its_generation_unless_to_be_found_anew() {
+        for (generation, subject) in [(1, 16), (2, 17), (u32::MAX, u16::MAX)] {
             let (generation, subject) = (Generation(generation), SubjectId(subject));
-            let word = Resolved::word(generation, subject);
-            assert_eq!((Resolved::generation(word), Resolved::subject(word)), (generation, subject));
+            let word = Resolved::word(generation, subject, false);
+            assert_eq!((Resolved::holds(word, generation), Resolved::subject(word)), (true, subject));
+            assert!(!Resolved::holds(word, Generation(generation.0 - 1)));
+            let word = Resolved::word(generation, subject, true);
+            assert_eq!((Resolved::holds(word, generation), Resolved::subject(word)), (false, subject));
         }
+        assert!(!Resolved::holds(0, Generation(1)));
+    }
+
+    #[test]
+    fn the_last_flow_is_kept_beside_a_lent_one_and_never_over_its_own() {
+        let key = FlowKey {
+            peer: Addr::v4([10, 1, 2, 3]),
+            peer_port: 53,
+            local_port: 40_000,
+            subject: SubjectId(17),
+            protocol: 17,
+            direction: 1,
+        };
+        let mut socket = Socket::default();
+        assert_eq!(socket.last(), None);
+        socket.set_last(&key);
+        assert_eq!(socket.last(), Some(key));
+        (socket.flow.protocol, socket.flow.flags) = (17, BORROWED);
+        assert_eq!(socket.last(), Some(key));
+        let next = FlowKey { peer: Addr::v4([10, 9, 9, 9]), ..key };
+        socket.set_last(&next);
+        assert_eq!(socket.last(), Some(next));
+        let own = Flow { protocol: 17, started: 77, local: Addr::v4([10, 0, 0, 1]), ..Flow::NONE };
+        socket.flow = own;
+        socket.set_last(&key);
+        assert_eq!((socket.last(), socket.flow), (None, own));
     }
 }

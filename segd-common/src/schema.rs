@@ -2,7 +2,7 @@
 
 /// Version of the layout and meaning of every pinned map. Part of the pin directory's name, so that an agent
 /// never reads another version's bytes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Number of generation slots: the one in force and its fallback, and a place for either beside them.
 pub const SLOTS: u32 = 4;
@@ -30,6 +30,8 @@ pub const WORKLOADS: &str = "WORKLOADS";
 /// `ENDED`: LRU from the id of a removed cgroup that stood in `WORKLOADS` to its workload's
 /// [`SubjectId`](crate::id::SubjectId): its sockets may live on.
 pub const ENDED: &str = "ENDED";
+/// `ANCESTORS`: LRU from the id of a cgroup with sockets to its [`Ancestors`](crate::flow::Ancestors).
+pub const ANCESTORS: &str = "ANCESTORS";
 /// `USERS`: per slot a hash from a user's id to its workload's [`Subject`](crate::table::Subject).
 pub const USERS: &str = "USERS";
 /// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket).
@@ -63,6 +65,8 @@ pub const MAX_PATTERNS: u32 = 4096;
 pub const WORKLOAD_CGROUPS: u32 = 65_536;
 /// Entries of `ENDED`.
 pub const ENDED_CGROUPS: u32 = 8192;
+/// Entries of `ANCESTORS`.
+pub const ANCESTOR_ENTRIES: u32 = 16_384;
 /// Places in `COUNTERS`.
 pub const COUNTER_PLACES: u32 = 8192;
 /// Entries of `FLOWS_OUT`, and of `FLOWS_IN`.

@@ -81,7 +81,7 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
         let request = if case.protocol == protocol::ICMP { 8 << 8 } else { 128 << 8 };
         (case.local_port, case.peer_port) = (request, request);
     }
-    sock::adopt(ctx.as_ptr(), socket);
+    sock::adopt(ctx.as_ptr(), case, socket);
     subject::resolve(socket, case);
     let ctx = ctx.as_ptr();
     // Most sockets have none yet. Of one that was lent, a packet may have been counted after it was taken back.

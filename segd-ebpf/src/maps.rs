@@ -8,10 +8,11 @@ use aya_ebpf::macros::btf_map;
 use segd_common::addr::Addr;
 use segd_common::counter::{self, Counter, CounterKey};
 use segd_common::event::Event;
-use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow, Owner, Seed, Socket};
+use segd_common::flow::{Ancestors, Budget, Denial, DenialKey, FlowKey, OwnedFlow, Owner, Seed, Socket};
 use segd_common::id::{ServiceId, SubjectId};
 use segd_common::schema::{
-    COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEED_ENTRIES, SLOTS,
+    ANCESTOR_ENTRIES, COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEED_ENTRIES,
+    SLOTS,
 };
 use segd_common::table::{
     Active, FailsafeKey, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
@@ -61,6 +62,8 @@ pub(crate) static WORKLOADS: ArrayOfMaps<HashMap<u64, Inner<Subject>, INNER, NO_
 pub(crate) static ENDED: LruHashMap<u64, SubjectId, { ENDED_CGROUPS as usize }> = LruHashMap::new();
 #[btf_map]
 pub(crate) static USERS: ArrayOfMaps<HashMap<u32, Inner<Subject>, INNER>, N_SLOTS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static ANCESTORS: LruHashMap<u64, Ancestors, { ANCESTOR_ENTRIES as usize }> = LruHashMap::new();
 /// One that is never written: nobody.
 #[btf_map]
 pub(crate) static NOBODY: Array<Owner, 1> = Array::new();

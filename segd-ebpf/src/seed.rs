@@ -1,5 +1,6 @@
 //! Sockets older than the programs: what user space has found out of them, taken when they are first met.
 
+use segd_common::addr::Addr;
 use segd_common::counter::OVERFLOW;
 use segd_common::flow::Socket;
 use segd_common::traffic::{Reason, Verdict};
@@ -31,13 +32,15 @@ extern "C" fn take(socket: *mut Socket, cookie: u64) -> u32 {
     // SAFETY: a look-up's pointer stays valid for the program's run.
     let seed = unsafe { &*seed };
     copy(&mut socket.owner, &seed.owner);
-    socket.subject.word = 0;
+    socket.subject = 0;
     let flow = &mut socket.flow;
     if flow.protocol == 0 && seed.protocol != 0 {
         // Of no generation, and all else is zero: no flow was there.
         flow.started = now();
         flow.counter = OVERFLOW;
         copy(&mut flow.peer, &seed.peer);
+        // Not what the socket began before (`Socket::last`).
+        flow.local = Addr::UNSPECIFIED;
         flow.peer_port = seed.peer_port;
         flow.direction = seed.direction;
         flow.verdict = Verdict::Allowed as u8;

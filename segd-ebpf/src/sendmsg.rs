@@ -62,12 +62,12 @@ fn sendmsg(ctx: &SockAddrContext, peer: Addr) -> bool {
     if connected && flow::holds(&socket.flow, policy.generation) {
         return socket.flow.verdict != Verdict::Denied as u8;
     }
-    sock::adopt(ctx.as_ptr(), socket);
+    sock::adopt(ctx.as_ptr(), case, socket);
     subject::resolve(socket, case);
     if connected {
         // The address that its socket is connected to: whoever began that flow, it goes on.
         return flow::follow(ctx.as_ptr(), case, &mut socket.flow, &socket.owner);
     }
-    socket.last = case.key(case.subject.id);
+    socket.set_last(&case.key(case.subject.id));
     flow::datagram(ctx.as_ptr(), case, &socket.owner)
 }

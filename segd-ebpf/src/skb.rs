@@ -289,7 +289,7 @@ fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, sock: &So
         set_icmp(case);
     }
     let ctx = ctx.as_ptr();
-    let Socket { flow: connected, owner, last, .. } = socket;
+    let Socket { flow: connected, owner, .. } = socket;
     if case.owns(connected) && (!icmp || connected.direction == case.direction as u8) {
         if connected.flags & OPENED == 0 {
             connected.local = case.local;
@@ -298,10 +298,10 @@ fn datagram(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, sock: &So
         return flow::follow(ctx, case, connected, owner);
     }
     if case.leaving {
-        *last = case.key(case.subject.id);
+        socket.set_last(&case.key(case.subject.id));
     }
-    borrow::take_back(case, connected);
-    let passes = flow::datagram(ctx, case, owner);
+    borrow::take_back(case, &mut socket.flow);
+    let passes = flow::datagram(ctx, case, &socket.owner);
     if passes && sock.is_udp() {
         borrow::lend(case, socket);
     }

@@ -66,17 +66,19 @@ unsafe fn storage(sk: *mut bpf_sock, flags: u64) -> *mut Socket {
 /// kernel for a program (a subflow of MPTCP). Only where `current` makes the call. What a packet told of the socket
 /// itself is worth more: the process may have it from another. So is what was found of it before.
 #[inline(always)]
-pub(crate) fn adopt(ctx: Context, socket: &mut Socket) {
+pub(crate) fn adopt(ctx: Context, case: &Case, socket: &mut Socket) {
     seed::adopt(ctx, socket);
     if socket.owner.pid == 0 {
         let Owner { cgroup, uid, .. } = socket.owner;
         name(&mut socket.owner);
         if cgroup == 0 {
-            subject::take_ancestors(socket);
-            socket.subject.word = 0;
+            socket.subject = 0;
         } else {
             (socket.owner.cgroup, socket.owner.uid) = (cgroup, uid);
         }
+    }
+    if subject::is_unsure(socket, case) {
+        subject::know_ancestors(socket.owner.cgroup);
     }
 }
 
@@ -102,7 +104,7 @@ fn sock_create(ctx: SockContext) -> i32 {
     };
     name(&mut socket.owner);
     socket.watched = 1;
-    subject::take_ancestors(socket);
+    subject::know_ancestors(socket.owner.cgroup);
     let Some(name) = unjudgeable(kind, number) else {
         return 1;
     };
@@ -153,10 +155,9 @@ fn sock_release(ctx: SockContext) -> i32 {
         flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, Measured::default());
         count::settle(&raw mut socket.flow);
     }
-    let key = socket.last;
-    if key.protocol == 0 {
+    let Some(key) = socket.last() else {
         return 1;
-    }
+    };
     // What a peer began may go on with another socket of the same port.
     if let Some(owned) = FLOWS_OUT.get_ptr_mut(&key) {
         // SAFETY: a look-up's pointer stays valid for the program's run.

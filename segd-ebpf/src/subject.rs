@@ -1,22 +1,27 @@
 //! Whose socket it is: a workload's, by its cgroup or its user, else the host's.
 
+use core::mem::MaybeUninit;
 use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_socket_uid,
+    bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
 };
-use segd_common::flow::{LEVELS, Resolved, Socket};
+use segd_common::flow::{Ancestors, LEVELS, Resolved, Socket};
 use segd_common::table::{HAS_USERS, HAS_WORKLOADS, Subject};
 
 use crate::case::Case;
-use crate::maps::{ENDED, USERS, WORKLOADS};
+use crate::maps::{ANCESTORS, ENDED, USERS, WORKLOADS};
 
 /// Whether the policy asks whose socket it is and nobody knows. Only a packet can tell, of a socket that is older than
 /// the agent.
 #[inline(always)]
 pub(crate) fn is_unsure(socket: &Socket, case: &Case) -> bool {
-    case.flags & (HAS_WORKLOADS | HAS_USERS) != 0 && (socket.owner.cgroup == 0 || socket.ancestors[0] == 0)
+    case.flags & (HAS_WORKLOADS | HAS_USERS) != 0
+        && (socket.owner.cgroup == 0
+            || (!Resolved::holds(socket.subject, case.generation)
+                && ancestors(socket.owner.cgroup).is_none()))
 }
 
 /// Takes whose socket it is from a packet.
@@ -26,25 +31,39 @@ pub(crate) fn ask(skb: *mut __sk_buff, socket: &mut Socket) {
     unsafe {
         socket.owner.uid = bpf_get_socket_uid(skb);
         socket.owner.cgroup = bpf_skb_cgroup_id(skb);
-        for level in 0..LEVELS {
-            socket.ancestors[level] = bpf_skb_ancestor_cgroup_id(skb, level as i32);
-        }
+        remember(socket.owner.cgroup, |level| bpf_skb_ancestor_cgroup_id(skb, level));
     }
-    socket.subject.word = 0;
+    socket.subject = 0;
 }
 
-/// Takes the ancestors of the cgroup of the process that runs now, the socket's own, of which none is known yet.
+/// Sees to it that the ancestors of a cgroup are known, if the process that runs now is in it.
 #[inline(always)]
-pub(crate) fn take_ancestors(socket: &mut Socket) {
-    for level in 0..LEVELS {
-        // SAFETY: the helper takes a number.
-        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        socket.ancestors[level] = id;
-        if id == socket.owner.cgroup {
-            // Its own level; below there is nothing.
-            break;
+pub(crate) fn know_ancestors(cgroup: u64) {
+    // SAFETY: the helpers take nothing, or a number.
+    unsafe {
+        if ancestors(cgroup).is_none() && cgroup == bpf_get_current_cgroup_id() {
+            remember(cgroup, |level| bpf_get_current_ancestor_cgroup_id(level));
         }
     }
+}
+
+/// Linux 6.1 takes no key from the memory of a global function's argument, so it is copied.
+#[inline(always)]
+fn ancestors(cgroup: u64) -> Option<*const Ancestors> {
+    ANCESTORS.get_ptr(&cgroup)
+}
+
+/// Remembers a cgroup's ancestors, which `at` tells by their level.
+#[inline(always)]
+fn remember(cgroup: u64, at: impl Fn(i32) -> u64) {
+    let mut place = MaybeUninit::<Ancestors>::uninit();
+    let to = place.as_mut_ptr().cast::<u64>();
+    for level in 0..LEVELS {
+        // SAFETY: the array has so many words.
+        unsafe { write_volatile(to.add(level), at(level as i32)) };
+    }
+    // SAFETY: all its words are written. What finds no room is asked for again.
+    let _ = ANCESTORS.insert(&cgroup, unsafe { place.assume_init_ref() }, 0);
 }
 
 /// Sets what the socket of a packet is decided as, where there is no memory to remember it.
@@ -74,8 +93,8 @@ pub(crate) fn of_packet(skb: *mut __sk_buff, case: &mut Case) {
 
 /// Sets what a socket is decided as, found once for each generation.
 ///
-/// Several CPUs may find it at once, and during a swap not in the same generation. So the word that says for which
-/// generation it holds is taken away first and comes last, and is read before and after.
+/// Several CPUs may find it at once, and during a swap not in the same generation: so what was found is one word, with the
+/// generation for which it holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn resolve(socket: *mut Socket, case: *mut Case) -> u32 {
@@ -83,20 +102,15 @@ pub(crate) extern "C" fn resolve(socket: *mut Socket, case: *mut Case) -> u32 {
     let (Some(socket), Some(case)) = (unsafe { (socket.as_mut(), case.as_mut()) }) else {
         return 0;
     };
-    let kept = &raw mut socket.subject;
     // SAFETY: fields of a live map value.
-    let (word, expires, again, former) = unsafe {
-        (
-            read_volatile(&raw const (*kept).word),
-            read_volatile(&raw const (*kept).expires),
-            read_volatile(&raw const (*kept).word),
-            read_volatile(&raw const (*kept).former),
-        )
-    };
-    let subject = if Resolved::generation(word) == case.generation && again == word {
-        Subject { expires, ..Subject::lasting(Resolved::subject(word)) }
+    let (word, former) =
+        unsafe { (read_volatile(&raw const socket.subject), read_volatile(&raw const socket.former)) };
+    let (subject, anew) = if Resolved::holds(word, case.generation) {
+        (Subject::lasting(Resolved::subject(word)), false)
     } else {
-        look_up(case, socket)
+        let subject = look_up(case, socket);
+        // The word has no place for the time when it ends.
+        (subject, subject.expires != 0 || is_unsure(socket, case))
     };
     let before = Resolved::subject(word);
     case.former = former;
@@ -106,14 +120,12 @@ pub(crate) extern "C" fn resolve(socket: *mut Socket, case: *mut Case) -> u32 {
     if case.former.0 == 0 {
         case.former = subject.id;
     }
-    let found = Resolved::word(case.generation, subject.id);
+    let found = Resolved::word(case.generation, subject.id, anew);
     if found != word {
-        // SAFETY: fields of a live map value.
+        // SAFETY: fields of a live map value; nobody takes the word for what it was written with before the other.
         unsafe {
-            write_volatile(&raw mut (*kept).word, 0);
-            write_volatile(&raw mut (*kept).expires, subject.expires);
-            write_volatile(&raw mut (*kept).former, case.former);
-            write_volatile(&raw mut (*kept).word, found);
+            write_volatile(&raw mut socket.former, case.former);
+            write_volatile(&raw mut socket.subject, found);
         }
     }
     case.subject = subject;
@@ -139,13 +151,19 @@ fn look_up(case: &Case, socket: &Socket) -> Subject {
 /// By its cgroup, else the nearest ancestor that is a workload's.
 #[inline(always)]
 fn by_cgroups(slot: u32, socket: &Socket) -> Option<Subject> {
-    let mut found = known(slot, socket.owner.cgroup);
+    let own = known(slot, socket.owner.cgroup);
+    if own.is_some() {
+        return own;
+    }
+    let ancestors = ancestors(socket.owner.cgroup)?;
     for level in (0..LEVELS).rev() {
-        if found.is_none() {
-            found = known(slot, socket.ancestors[level]);
+        // SAFETY: a look-up's pointer stays valid for the program's run.
+        let found = known(slot, unsafe { (*ancestors)[level] });
+        if found.is_some() {
+            return found;
         }
     }
-    found
+    None
 }
 
 /// A cgroup's workload, or what it was until it was removed, if the policy still knows that.

@@ -14,7 +14,7 @@ use segd_common::schema::{self, COUNTER_PLACES, FREE_COUNTERS};
 use super::{Error, hooks, host};
 
 /// Maps that are pinned.
-const PINNED: [&str; 22] = [
+const PINNED: [&str; 23] = [
     schema::ACTIVE,
     schema::HOSTS,
     schema::PREFIXES4,
@@ -25,6 +25,7 @@ const PINNED: [&str; 22] = [
     schema::PATTERNS,
     schema::WORKLOADS,
     schema::ENDED,
+    schema::ANCESTORS,
     schema::USERS,
     schema::SOCKETS,
     schema::SEEDS,
