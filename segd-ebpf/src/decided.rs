@@ -8,8 +8,9 @@
 use core::ptr::{read_volatile, write_volatile};
 
 use segd_common::addr::Addr;
-use segd_common::id::{Generation, RuleId, ServiceId, ZoneId};
-use segd_common::traffic::{Direction, Reason, Verdict};
+use segd_common::counter::OVERFLOW;
+use segd_common::id::{Generation, RuleId, ServiceId, SubjectId, ZoneId};
+use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
 use crate::case::{Case, copy};
 use crate::count::{add, exchange, place_of};
@@ -52,14 +53,16 @@ const _: () = assert!(size_of::<Decided>() == 64);
 
 const BUSY: u64 = u64::MAX;
 
-/// What is asked, but for the peer.
+/// What is asked, but for the peer. `port`: the server's.
 #[inline(always)]
-fn what(case: &Case) -> u64 {
+fn what(port: u16, subject: SubjectId, number: u8, direction: Direction) -> u64 {
+    u64::from(port) | u64::from(subject.0) << 16 | u64::from(number) << 32 | (direction as u64) << 40
+}
+
+#[inline(always)]
+fn asked(case: &Case) -> u64 {
     let port = if matches!(case.direction, Direction::Outbound) { case.peer_port } else { case.local_port };
-    u64::from(port)
-        | u64::from(case.subject.id.0) << 16
-        | u64::from(case.protocol) << 32
-        | (case.direction as u64) << 40
+    what(port, case.subject.id, case.protocol, case.direction)
 }
 
 #[inline(always)]
@@ -73,11 +76,43 @@ fn place(peer: &Addr, what: u64) -> Option<*mut Decided> {
     DECIDED.get_ptr_mut(0).map(|lately| unsafe { (&raw mut (*lately).places).cast::<Decided>().add(place) })
 }
 
-/// Answers a case as it was answered before in this generation, with its counter. Returns whether it could.
+/// Answers a case as it was answered before in this generation, with its counter. Returns whether it could; if not, the
+/// answer's fields say nothing.
 #[inline(always)]
 pub(crate) fn recall(case: &mut Case) -> bool {
-    let what = what(case);
-    let Some(place) = place(&case.peer, what) else {
+    let what = asked(case);
+    let (peer, generation) = (case.peer, case.generation);
+    // SAFETY: fields of the live map value that it is given.
+    find(&peer, what, generation, |place| unsafe {
+        case.expires = read_volatile(&raw const (*place).expires);
+        case.counter = read_volatile(&raw const (*place).counter);
+        case.rule = read_volatile(&raw const (*place).rule);
+        case.zone = read_volatile(&raw const (*place).zone);
+        case.service = read_volatile(&raw const (*place).service);
+        let verdict = read_volatile(&raw const (*place).verdict);
+        case.verdict = if verdict == Verdict::Audited as u8 { Verdict::Audited } else { Verdict::Allowed };
+        let reason = read_volatile(&raw const (*place).reason);
+        case.reason = Reason::from_byte(reason).unwrap_or(Reason::NoRule);
+    })
+}
+
+/// The counter of a TCP connection that a peer begins with this port, if such a one was let pass before in this generation;
+/// else [`OVERFLOW`].
+#[inline(always)]
+pub(crate) fn accepted(peer: &Addr, port: u16, subject: SubjectId, generation: Generation) -> u32 {
+    let what = what(port, subject, protocol::TCP, Direction::Inbound);
+    let mut counter = OVERFLOW;
+    // SAFETY: a field of the live map value that it is given.
+    let found = find(peer, what, generation, |place| unsafe {
+        counter = read_volatile(&raw const (*place).counter);
+    });
+    if found { counter } else { OVERFLOW }
+}
+
+/// Lets `read` read an answer. Returns whether there is one, and what was read is of that one.
+#[inline(always)]
+fn find(peer: &Addr, what: u64, generation: Generation, read: impl FnOnce(*const Decided)) -> bool {
+    let Some(place) = place(peer, what) else {
         return false;
     };
     // SAFETY: fields of a live map value, which others may write at the same time: what is read counts only if the version
@@ -86,30 +121,15 @@ pub(crate) fn recall(case: &mut Case) -> bool {
         let version = add(&raw mut (*place).version, 0);
         if version == BUSY
             || read_volatile(&raw const (*place).what) != what
-            || read_volatile(&raw const (*place).generation) != case.generation
-            || !same(&raw const (*place).peer, &case.peer)
+            || read_volatile(&raw const (*place).generation) != generation
+            || !same(&raw const (*place).peer, peer)
         {
             return false;
         }
         let expires = read_volatile(&raw const (*place).expires);
-        let counter = read_volatile(&raw const (*place).counter);
-        let rule = read_volatile(&raw const (*place).rule);
-        let zone = read_volatile(&raw const (*place).zone);
-        let service = read_volatile(&raw const (*place).service);
-        let verdict = read_volatile(&raw const (*place).verdict);
-        let reason = read_volatile(&raw const (*place).reason);
-        if add(&raw mut (*place).version, 0) != version || (expires != 0 && now() >= expires) {
-            return false;
-        }
-        case.expires = expires;
-        case.counter = counter;
-        case.rule = rule;
-        case.zone = zone;
-        case.service = service;
-        case.verdict = if verdict == Verdict::Audited as u8 { Verdict::Audited } else { Verdict::Allowed };
-        case.reason = Reason::from_byte(reason).unwrap_or(Reason::NoRule);
+        read(place);
+        add(&raw mut (*place).version, 0) == version && (expires == 0 || now() < expires)
     }
-    true
 }
 
 /// Whether an address that others may write at the same time reads as this one; neither read is moved.
@@ -133,7 +153,7 @@ pub(crate) fn remember(case: &mut Case) {
         return;
     }
     case.counter = place_of(case);
-    let what = what(case);
+    let what = asked(case);
     let Some(place) = place(&case.peer, what) else {
         return;
     };

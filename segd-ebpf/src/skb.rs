@@ -7,7 +7,8 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use segd_common::flow::{Flow, OPENED, Owner, Socket};
+use segd_common::counter::OVERFLOW;
+use segd_common::flow::{Flow, OPENED, Owner, Resolved, Socket};
 use segd_common::packet::{Packet, TCP_ACK, TCP_RST, TCP_SYN, Unreadable, icmp_flow};
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 
@@ -16,7 +17,7 @@ use crate::case::{Case, Size, cookie, copy, is_icmp};
 use crate::maps::NOBODY;
 use crate::sock::{self, LISTEN, RAW, SYN_SENT};
 use crate::view::Policy;
-use crate::{borrow, count, flow, seed, subject, tell};
+use crate::{borrow, count, decided, flow, seed, subject, tell};
 
 /// Every namespace's loopback device (LOOPBACK_IFINDEX of include/net/net_namespace.h).
 const LOOPBACK: u32 = 1;
@@ -122,16 +123,48 @@ fn is_of_lent(skb: *const __sk_buff, flow: &Flow, leaving: bool) -> bool {
     })
 }
 
+/// Counts a listener's packet if it is of a handshake like one that was let pass lately. Returns 1 if so, else 0. A function
+/// of its own, whose stack is not that of the long way.
+#[inline(never)]
+fn greets(skb: *const __sk_buff, leaving: u32) -> u32 {
+    // SAFETY: the context's socket, and its state if there is one.
+    let (sk, listens) = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        (sk, !sk.is_null() && (*sk).state == LISTEN)
+    };
+    let Some(Policy { generation, .. }) = Policy::current().filter(|_| listens) else {
+        return 0;
+    };
+    // SAFETY: not null.
+    let Some(&mut Socket { subject, ref owner, .. }) = (unsafe { sock::kept(sk) }) else {
+        return 0;
+    };
+    // Of a listener that is older than the programs more is to be found out.
+    if owner.cgroup == 0 || !Resolved::holds(subject, generation) {
+        return 0;
+    }
+    let Some(packet) = plain(skb).filter(|packet| packet.protocol == protocol::TCP) else {
+        return 0;
+    };
+    let ends = packet.ends(leaving != 0);
+    let counter = decided::accepted(&ends.peer, ends.local_port, Resolved::subject(subject), generation);
+    if counter == OVERFLOW {
+        return 0;
+    }
+    count::packet(counter, size(skb, leaving != 0));
+    1
+}
+
 /// Reads the packet and judges it. Returns 1 if it passes, else 0. A function of its own, so that the way of most packets
 /// is short.
 #[inline(never)]
 fn look(skb: *mut __sk_buff, leaving: u32) -> u32 {
+    if greets(skb, leaving) != 0 {
+        return 1;
+    }
     let ctx = SkBuffContext::new(skb);
     // SAFETY: the context's socket.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
-    let Some(policy) = Policy::current() else {
-        return 1;
-    };
     if sk.is_null() {
         return 1;
     }
@@ -140,6 +173,9 @@ fn look(skb: *mut __sk_buff, leaving: u32) -> u32 {
     if sk.is_null() {
         return 1;
     }
+    let Some(policy) = Policy::current() else {
+        return 1;
+    };
     // SAFETY: a full socket, not null.
     let sock = unsafe {
         Sock {
