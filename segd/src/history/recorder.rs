@@ -3,12 +3,13 @@
 
 mod keeper;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use jiff::Timestamp;
 use nix::unistd::{Pid, gettid};
@@ -26,6 +27,9 @@ const QUEUE: usize = 16_384;
 /// What was added up is written at least so often.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// Records are left to gather for so long, unless a reader waits or the queue fills.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// Or when so many rows have changed.
 const BATCH: usize = 4096;
 
@@ -39,6 +43,8 @@ pub struct Recorder {
     waits: Mutex<Option<Sender<()>>>,
     queue: Mutex<Option<Sender<Message>>>,
     ended: Mutex<Receiver<()>>,
+    /// To be unparked where what is queued must not wait.
+    thread: Thread,
     shared: Arc<Shared>,
 }
 
@@ -73,7 +79,7 @@ enum Message {
 #[derive(Debug)]
 struct Shared {
     queued: AtomicUsize,
-    thread: OnceLock<Pid>,
+    tid: OnceLock<Pid>,
     status: Mutex<HistoryStatus>,
 }
 
@@ -102,7 +108,7 @@ impl Recorder {
         };
         let shared = Arc::new(Shared {
             queued: AtomicUsize::new(0),
-            thread: OnceLock::new(),
+            tid: OnceLock::new(),
             status: Mutex::new(status),
         });
         let (queue, messages) = mpsc::channel();
@@ -110,8 +116,8 @@ impl Recorder {
         let (waits, opening) = mpsc::channel::<()>();
         let theirs = Arc::clone(&shared);
         // Detached: a thread stuck in a system call must not keep the agent from ending.
-        thread::Builder::new().name("history".to_owned()).spawn(move || {
-            theirs.thread.get_or_init(gettid);
+        let thread = thread::Builder::new().name("history".to_owned()).spawn(move || {
+            theirs.tid.get_or_init(gettid);
             let mut keeper = Keeper::new(path, limits, retention);
             // Until its other end is gone.
             let _ = opening.recv();
@@ -123,6 +129,7 @@ impl Recorder {
             waits: Mutex::new(Some(waits)),
             queue: Mutex::new(Some(queue)),
             ended: Mutex::new(ended),
+            thread: thread.thread().clone(),
             shared,
         })
     }
@@ -134,7 +141,8 @@ impl Recorder {
 
     /// Queues records as far as there is room. Never blocks.
     pub fn offer(&self, records: &[Arc<FlowRecord>]) {
-        let room = QUEUE.saturating_sub(self.shared.queued.load(Ordering::Relaxed));
+        let queued = self.shared.queued.load(Ordering::Relaxed);
+        let room = QUEUE.saturating_sub(queued);
         let taken = records.len().min(room);
         let mut lost = records.len() - taken;
         if let Some(records) = records.get(..taken).filter(|records| !records.is_empty()) {
@@ -142,6 +150,8 @@ impl Recorder {
             if !self.send(Message::Records(records.to_vec())) {
                 self.shared.queued.fetch_sub(taken, Ordering::Relaxed);
                 lost += taken;
+            } else if queued + taken > QUEUE / 2 {
+                self.thread.unpark();
             }
         }
         if lost > 0 {
@@ -166,6 +176,7 @@ impl Recorder {
         if !self.send(Message::Flush(reply)) {
             return Err(stuck("the agent is ending"));
         }
+        self.thread.unpark();
         answer.recv_timeout(PATIENCE).map_err(|_| stuck("it does not answer in time"))??;
         Reader::open(&path)
     }
@@ -176,15 +187,16 @@ impl Recorder {
         self.shared.status().clone()
     }
 
-    /// Its thread, if that has begun.
-    pub(crate) fn thread(&self) -> Option<Pid> {
-        self.shared.thread.get().copied()
+    /// The id of its thread, if that has begun.
+    pub(crate) fn tid(&self) -> Option<Pid> {
+        self.shared.tid.get().copied()
     }
 
     /// Takes no more, writes what it has and waits for that at most `patience`. Returns whether it ended in time.
     pub fn close(&self, patience: Duration) -> bool {
         self.open();
         drop(lock(&self.queue).take());
+        self.thread.unpark();
         matches!(lock(&self.ended).recv_timeout(patience), Err(RecvTimeoutError::Disconnected))
     }
 
@@ -208,11 +220,18 @@ fn run(keeper: &mut Keeper, messages: &Receiver<Message>, shared: &Shared) {
     keeper.open();
     keeper.tell(&mut shared.status());
     let mut written = Instant::now();
+    let mut more_come = false;
     loop {
-        let left = FLUSH.saturating_sub(written.elapsed());
+        let message = messages.try_recv().or_else(|_| {
+            if more_come {
+                thread::park_timeout(GATHER);
+            }
+            messages.recv_timeout(FLUSH.saturating_sub(written.elapsed()))
+        });
+        more_come = matches!(message, Ok(Message::Records(_)));
         let mut reply = None;
         let mut ended = false;
-        match messages.recv_timeout(left) {
+        match message {
             Ok(Message::Records(records)) => {
                 shared.queued.fetch_sub(records.len(), Ordering::Relaxed);
                 records.iter().for_each(|record| keeper.add(record));

@@ -178,8 +178,8 @@ impl Collector {
 
     /// The threads of the sinks and of the recorder that have begun.
     pub(crate) fn threads(&self) -> Vec<Pid> {
-        let recorder = self.recorder.as_ref().and_then(|recorder| recorder.thread());
-        self.sinks.iter().filter_map(Sink::thread).chain(recorder).collect()
+        let recorder = self.recorder.as_ref().and_then(|recorder| recorder.tid());
+        self.sinks.iter().filter_map(Sink::tid).chain(recorder).collect()
     }
 
     /// Lets the sinks, all at once, and then the recorder write what is queued, for at most `patience` each. Blocks. Later
@@ -242,15 +242,17 @@ impl Drop for Batch<'_> {
             recorder.offer(&self.records);
         }
         let mut history = self.collector.history();
-        for record in self.records.drain(..) {
-            if history.len() == HISTORY {
-                history.pop_front();
+        // Under the same lock, so that a new subscriber neither misses a record nor sees it twice.
+        if live.receiver_count() > 0 {
+            for record in &self.records {
+                // Fails when nobody listens any more.
+                let _ = live.send(Arc::clone(record));
             }
-            history.push_back(Arc::clone(&record));
-            // Under the same lock, so that a new subscriber neither misses a record nor sees it twice. Fails when
-            // nobody listens.
-            let _ = live.send(record);
         }
+        let over = (history.len() + self.records.len()).saturating_sub(HISTORY);
+        let forgotten = over.min(history.len());
+        history.drain(..forgotten);
+        history.extend(self.records.drain(..).skip(over - forgotten));
     }
 }
 

@@ -163,7 +163,11 @@ impl RotatedFile {
             return (0, Err(error));
         }
         self.rotate_if_due(lines.len());
-        let (whole, result) = match self.current() {
+        let open = match &mut self.open {
+            Some(open) => Ok(open),
+            None => self.current(),
+        };
+        let (whole, result) = match open {
             Ok(open) => open.write_lines(lines),
             Err(error) => (0, Err(error)),
         };

@@ -14,11 +14,12 @@ pub mod syslog;
 mod wait;
 mod writer;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use nix::unistd::{Pid, gettid};
 use segd_common::event::Kind;
@@ -117,6 +118,8 @@ pub struct Sink {
     room: usize,
     queue: Mutex<Option<Sender<Records>>>,
     ended: Mutex<Receiver<()>>,
+    /// Gathers for a while before it looks into the queue again, unless it is unparked.
+    thread: Thread,
     state: Arc<State>,
 }
 
@@ -140,7 +143,7 @@ pub struct SinkStatus {
 pub(crate) struct State {
     name: String,
     began: Instant,
-    thread: OnceLock<Pid>,
+    tid: OnceLock<Pid>,
     /// Milliseconds since `began`.
     beat: AtomicU64,
     closing: AtomicBool,
@@ -164,12 +167,13 @@ impl Sink {
         let writer = Writer::new(output, detail, Arc::clone(&state));
         let theirs = Arc::clone(&state);
         // Detached: a thread stuck in a system call must not keep the agent from ending.
-        thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
-            theirs.thread.get_or_init(gettid);
+        let thread = thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            theirs.tid.get_or_init(gettid);
             writer.run(&records);
             drop(running);
         })?;
-        Ok(Self { filter, room, queue: Mutex::new(Some(queue)), ended: Mutex::new(ended), state })
+        let (thread, queue, ended) = (thread.thread().clone(), Mutex::new(Some(queue)), Mutex::new(ended));
+        Ok(Self { filter, room, queue, ended, thread, state })
     }
 
     /// Queues the records that the sink wants, as far as it has room. Never blocks.
@@ -179,7 +183,8 @@ impl Sink {
             return;
         }
         // Only here does it grow, and there is one who offers at a time, or a few that may exceed it a little.
-        let room = self.room.saturating_sub(self.state.queued.load(Ordering::Relaxed));
+        let queued = self.state.queued.load(Ordering::Relaxed);
+        let room = self.room.saturating_sub(queued);
         let mut lost = wanted.len().saturating_sub(room);
         wanted.truncate(room);
         let taken = wanted.len();
@@ -188,6 +193,8 @@ impl Sink {
         if !sent {
             self.state.queued.fetch_sub(taken, Ordering::Relaxed);
             lost += taken;
+        } else if queued + taken > self.room / 2 {
+            self.thread.unpark();
         }
         self.state.lost_queue.fetch_add(lost as u64, Ordering::Relaxed);
     }
@@ -196,6 +203,7 @@ impl Sink {
     pub(crate) fn begin_close(&self) {
         self.state.closing.store(true, Ordering::Relaxed);
         drop(lock(&self.queue).take());
+        self.thread.unpark();
     }
 
     /// As [`Sink::begin_close`], and waits for that at most `patience`. Returns whether the thread ended in time; it
@@ -211,9 +219,9 @@ impl Sink {
         self.state.status()
     }
 
-    /// Its thread, if that has begun.
-    pub(crate) fn thread(&self) -> Option<Pid> {
-        self.state.thread.get().copied()
+    /// The id of its thread, if that has begun.
+    pub(crate) fn tid(&self) -> Option<Pid> {
+        self.state.tid.get().copied()
     }
 }
 
@@ -222,7 +230,7 @@ impl State {
         Self {
             name: name.to_owned(),
             began: Instant::now(),
-            thread: OnceLock::new(),
+            tid: OnceLock::new(),
             beat: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             queued: AtomicUsize::new(0),

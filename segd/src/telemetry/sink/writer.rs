@@ -102,9 +102,12 @@ impl<O: Output> Writer<O> {
             if self.backlog.len() > 0 || enough || closing || left.is_zero() || self.is_full() {
                 return;
             }
-            if let Ok(records) = queue.recv_timeout(left) {
-                self.backlog = records.into_iter();
-            }
+            // Not woken by every batch, only when the queue fills or ends.
+            let records = queue.try_recv().or_else(|_| {
+                thread::park_timeout(left);
+                queue.try_recv()
+            });
+            self.backlog = records.unwrap_or_default().into_iter();
         }
     }
 
