@@ -179,7 +179,8 @@ impl FlowRecord {
             Reason::from_byte(flow.reason).ok_or(UnknownByte { what: "reason", byte: flow.reason })?;
         let direction = Direction::from_byte(flow.direction)
             .ok_or(UnknownByte { what: "direction", byte: flow.direction })?;
-        let (src, dst) = endpoints(flow, direction, &context.registry);
+        let subject = context.registry.subject_name(flow.subject);
+        let (src, dst) = endpoints(flow, direction, &subject, &context.registry);
         let icmp = icmp_type_and_code(flow);
         let ended = matches!(kind, Kind::Close | Kind::Revoke);
         let is_workload = context.workloads.contains(&flow.subject);
@@ -203,8 +204,8 @@ impl FlowRecord {
             rule: context.registry.rule_name(flow.rule),
             rule_owner: context.rule_owners.get(&flow.rule).cloned(),
             generation: flow.generation.0,
-            subject: context.registry.subject_name(flow.subject),
-            workload: is_workload.then(|| context.registry.subject_name(flow.subject)),
+            workload: is_workload.then(|| Arc::clone(&subject)),
+            subject,
             // Joined denials may be of several processes; which one was last says nothing of the others.
             process: if event.count > 1 { None } else { Process::of(&event.owner, processes) },
             count: event.count,
@@ -217,13 +218,14 @@ impl FlowRecord {
     }
 }
 
-fn endpoints(flow: &Flow, direction: Direction, registry: &Registry) -> (Endpoint, Endpoint) {
+fn endpoints(
+    flow: &Flow,
+    direction: Direction,
+    subject: &Arc<str>,
+    registry: &Registry,
+) -> (Endpoint, Endpoint) {
     let port = |port| if protocols::is_icmp(flow.protocol) { 0 } else { port };
-    let local = Endpoint {
-        ip: local_ip(flow),
-        port: port(flow.local_port),
-        zone: registry.subject_name(flow.subject),
-    };
+    let local = Endpoint { ip: local_ip(flow), port: port(flow.local_port), zone: Arc::clone(subject) };
     let peer =
         Endpoint { ip: flow.peer.into(), port: port(flow.peer_port), zone: registry.zone_name(flow.zone) };
     match direction {
@@ -254,7 +256,7 @@ impl Process {
         let found = processes.look_up(owner);
         Some(Self {
             pid: owner.pid,
-            comm: text::from_padded(&owner.comm).into(),
+            comm: text::from_padded(&owner.comm),
             exe: found.exe,
             unit: found.unit,
             uid: owner.uid,

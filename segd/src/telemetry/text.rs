@@ -1,5 +1,8 @@
 //! Text that somebody else chose (a process's name, a path), made safe to print.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 /// The text with every character that could move a terminal's cursor, hide or reorder text replaced by
 /// U+FFFD.
 pub(crate) fn printable(text: &str) -> String {
@@ -7,9 +10,12 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// NUL-padded bytes as printable text; bytes that are no UTF-8 become U+FFFD.
-pub(crate) fn from_padded(bytes: &[u8]) -> String {
+pub(crate) fn from_padded(bytes: &[u8]) -> Arc<str> {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    printable(&String::from_utf8_lossy(&bytes[..end]))
+    match String::from_utf8_lossy(&bytes[..end]) {
+        Cow::Borrowed(text) if !text.contains(is_tricky) => text.into(),
+        text => printable(&text).into(),
+    }
 }
 
 /// Whether a character could move a terminal's cursor, hide or reorder text.
@@ -35,7 +41,7 @@ mod tests {
             (b"Lager-\xc3\xa4\xc3\xb6", "Lager-äö"),
             (b"0123456789abcdef", "0123456789abcdef"),
         ] {
-            assert_eq!(from_padded(raw), want, "{raw:?}");
+            assert_eq!(&*from_padded(raw), want, "{raw:?}");
         }
     }
 }
