@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fold::Limits;
 use super::store::{FILE, HistoryError, Reader, Retention};
+use super::summary::Summary;
 use crate::config::HistoryConfig;
 use crate::telemetry::FlowRecord;
 use keeper::Keeper;
@@ -234,7 +235,7 @@ fn run(keeper: &mut Keeper, messages: &Receiver<Message>, shared: &Shared) {
         match message {
             Ok(Message::Records(records)) => {
                 shared.queued.fetch_sub(records.len(), Ordering::Relaxed);
-                records.iter().for_each(|record| keeper.add(record));
+                Summary::of_runs(&records).for_each(|one| keeper.add(one));
             }
             Ok(Message::Rules(rules, now)) => keeper.rules_in_force(rules, now),
             Ok(Message::Flush(to)) => reply = Some(to),

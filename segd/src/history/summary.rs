@@ -10,7 +10,7 @@ use segd_common::traffic::{Direction, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::named;
-use crate::telemetry::record::{FlowRecord, InOut, microseconds};
+use crate::telemetry::record::{FlowRecord, InOut, Process, microseconds};
 
 /// Seconds of the span that a [`Summary`] stands for.
 pub const HOUR: i64 = 3600;
@@ -105,14 +105,14 @@ impl Conversation {
             Direction::Outbound => (&record.src, &record.dst),
             Direction::Inbound => (&record.dst, &record.src),
         };
-        let process = record.process.as_ref();
+        let program = record.process.as_ref().map(program);
         Self {
             host: Arc::clone(&record.host),
             subject: Arc::clone(&record.subject),
             workload: record.workload.clone(),
-            process: process.map(|p| Arc::clone(p.exe.as_ref().unwrap_or(&p.comm))),
-            unit: process.and_then(|p| p.unit.clone()),
-            uid: process.map(|p| p.uid),
+            process: program.map(|(name, ..)| Arc::clone(name)),
+            unit: program.and_then(|(_, unit, _)| unit.cloned()),
+            uid: program.map(|(.., uid)| uid),
             direction: record.direction,
             local: Some(local.ip).filter(|ip| !ip.is_unspecified()),
             peer: Peer::Address(peer.ip),
@@ -147,26 +147,33 @@ impl Summary {
     /// What one record says.
     #[must_use]
     pub fn of(record: &FlowRecord) -> Self {
-        let (flows, packets, bytes) = share(record.event, record.count, record.packets, record.bytes);
-        Self {
-            of: Conversation::of(record),
-            hour: hour_of(record.time),
-            flows,
-            packets,
-            bytes,
-            first: record.since.unwrap_or(record.time),
-            last: record.time,
-        }
+        let Sum { flows, packets, bytes, first, last } = Sum::of_record(record);
+        let (of, hour) = (Conversation::of(record), hour_of(record.time));
+        Self { of, hour, flows, packets, bytes, first, last }
+    }
+
+    /// What records say, in order; neighbours of one conversation and hour in one summary.
+    pub(super) fn of_runs(records: &[Arc<FlowRecord>]) -> impl Iterator<Item = Self> {
+        records.chunk_by(|one, next| likeness(one) == likeness(next)).filter_map(|run| {
+            let (first, rest) = run.split_first()?;
+            let mut summary = Self::of(first);
+            rest.iter().for_each(|record| summary.add_sum(&Sum::of_record(record)));
+            Some(summary)
+        })
     }
 
     /// Adds what was seen of the same conversation, in whichever hour.
     pub fn add(&mut self, other: &Self) {
-        self.flows = self.flows.saturating_add(other.flows);
-        self.packets.add(other.packets);
-        self.bytes.add(other.bytes);
-        self.first = self.first.min(other.first);
-        self.last = self.last.max(other.last);
+        self.add_sum(&Sum::of(other));
         self.hour = self.hour.min(other.hour);
+    }
+
+    fn add_sum(&mut self, sum: &Sum) {
+        self.flows = self.flows.saturating_add(sum.flows);
+        self.packets.add(sum.packets);
+        self.bytes.add(sum.bytes);
+        self.first = self.first.min(sum.first);
+        self.last = self.last.max(sum.last);
     }
 }
 
@@ -184,6 +191,11 @@ impl Sum {
     pub(in crate::history) fn of(summary: &Summary) -> Self {
         let Summary { of: _, hour: _, flows, packets, bytes, first, last } = *summary;
         Self { flows, packets, bytes, first, last }
+    }
+
+    fn of_record(record: &FlowRecord) -> Self {
+        let (flows, packets, bytes) = share(record.event, record.count, record.packets, record.bytes);
+        Self { flows, packets, bytes, first: record.since.unwrap_or(record.time), last: record.time }
     }
 
     /// Nothing, at the same time.
@@ -208,6 +220,19 @@ pub(super) fn share(event: Kind, count: u64, packets: InOut, bytes: InOut) -> (u
         Kind::Close | Kind::Revoke => (0, packets, bytes),
         Kind::Summary => (count, packets, bytes),
     }
+}
+
+/// What a conversation keeps of a process: the name of its program, its unit, its user.
+fn program(process: &Process) -> (&Arc<str>, Option<&Arc<str>>, u32) {
+    (process.exe.as_ref().unwrap_or(&process.comm), process.unit.as_ref(), process.uid)
+}
+
+/// What two records of one conversation and hour have in common: without the cost of making either.
+fn likeness(of: &FlowRecord) -> impl PartialEq {
+    let names = (&of.host, &of.subject, &of.workload, &of.service, &of.rule, &of.protocol);
+    let ends = (of.src.ip, &of.src.zone, of.dst.ip, &of.dst.zone, of.dst.port);
+    let how = (of.direction, of.verdict, of.reason, of.icmp_type, of.icmp_code);
+    (how, ends, names, of.process.as_ref().map(program), of.time.as_second().div_euclid(HOUR))
 }
 
 /// The beginning of the hour (UTC) that `time` is in.
@@ -263,6 +288,53 @@ pub(crate) mod tests {
         let mut sum = open;
         sum.add(&close);
         assert_eq!((sum.flows, sum.bytes.sent), (1, 900));
+    }
+
+    #[test]
+    fn runs_of_records_say_what_each_of_them_says() {
+        type Change = fn(&mut FlowRecord);
+        let changes: [Change; 20] = [
+            |r| r.host = "other".into(),
+            |r| r.subject = "other".into(),
+            |r| r.workload = Some("other".into()),
+            |r| r.service = "other".into(),
+            |r| r.rule = None,
+            |r| r.protocol = "udp".into(),
+            |r| r.src.ip = "192.0.2.1".parse().unwrap(),
+            |r| r.dst.ip = "192.0.2.1".parse().unwrap(),
+            |r| r.dst.zone = "other".into(),
+            |r| r.dst.port = 1,
+            |r| r.direction = Direction::Inbound,
+            |r| r.verdict = Verdict::Audited,
+            |r| r.reason = Reason::Expired,
+            |r| (r.icmp_type, r.icmp_code) = (Some(8), Some(0)),
+            |r| r.process = None,
+            |r| r.process.as_mut().unwrap().exe = Some("/other".into()),
+            |r| r.process.as_mut().unwrap().unit = Some("other".into()),
+            |r| r.process.as_mut().unwrap().uid += 1,
+            |r| r.process.as_mut().unwrap().comm = "other".into(),
+            |r| r.time = Timestamp::from_second(r.time.as_second() + HOUR).unwrap(),
+        ];
+        let mut records = Vec::new();
+        for change in changes {
+            for kind in [Kind::Open, Kind::Open, Kind::Close] {
+                let mut record = record(&event(kind));
+                record.src.port = u16::try_from(records.len()).unwrap();
+                if kind != Kind::Open || records.len() % 3 == 1 {
+                    change(&mut record);
+                }
+                records.push(Arc::new(record));
+            }
+        }
+        let mut want: Vec<Summary> = Vec::new();
+        for one in records.iter().map(|record| Summary::of(record)) {
+            match want.last_mut().filter(|last| last.of == one.of && last.hour == one.hour) {
+                Some(last) => last.add(&one),
+                None => want.push(one),
+            }
+        }
+        assert_eq!(want.len(), 2 * changes.len());
+        assert_eq!(Summary::of_runs(&records).collect::<Vec<_>>(), want);
     }
 
     #[test]

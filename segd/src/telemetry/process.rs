@@ -3,7 +3,6 @@
 //! Best effort: the process may be gone or be another one by now. Reads a few small files of /proc, which
 //! need no lock that a hostile process could hold, and remembers a bounded number of answers.
 
-use std::collections::HashMap;
 use std::fs;
 use std::hash::Hash;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use segd_common::flow::Owner;
 
 use super::text::printable;
@@ -157,7 +157,7 @@ struct Recent<K, V> {
 
 impl<K: Copy + Eq + Hash, V: Clone> Recent<K, V> {
     fn new(limit: usize) -> Self {
-        Self { half: limit / 2, young: HashMap::new(), old: HashMap::new() }
+        Self { half: limit / 2, young: HashMap::default(), old: HashMap::default() }
     }
 
     fn get(&mut self, key: &K) -> Option<V> {

@@ -1,8 +1,10 @@
 //! The rows of one hour.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::known::{self, Known};
 use super::parts::{Class, Group, Key, Place, Program, Row, Scope, group_of, has_name, is_ruled, scope_of};
@@ -10,6 +12,7 @@ use super::{Changed, Kept, Limits, Places, Removed};
 use crate::history::sketch::hash;
 use crate::history::summary::{Conversation, Peer, Sum};
 
+/// Peers choose some of the keys of its tables, which are bounded and hashed with a seed of the process.
 #[derive(Debug, Default)]
 pub(super) struct Hour {
     classes: Vec<Class>,

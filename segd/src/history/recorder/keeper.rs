@@ -11,7 +11,6 @@ use super::HistoryStatus;
 use crate::history::fold::{Fold, Limits, hour_number, hour_start};
 use crate::history::store::{self, Extent, HistoryError, Retention, RuleNews, Store};
 use crate::history::summary::Summary;
-use crate::telemetry::FlowRecord;
 
 /// Peers of so many former hours are preferred to new ones.
 const KNOWN_HOURS: i64 = 24;
@@ -88,10 +87,9 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, record: &FlowRecord) {
-        let one = Summary::of(record);
-        if let Some(rule) = record.rule.as_ref().filter(|_| record.verdict == Verdict::Allowed) {
-            self.news.hit(rule, one.flows, one.last);
+    pub(super) fn add(&mut self, one: Summary) {
+        if let Some(rule) = one.of.rule.as_ref().filter(|_| one.of.verdict == Verdict::Allowed) {
+            self.news.hit(rule, one.flows, one.first, one.last);
         }
         let hour = hour_number(one.hour);
         if !self.fold.holds(hour) {
@@ -203,6 +201,7 @@ mod tests {
 
     use super::*;
     use crate::history::store::{FILE, Range, Reader};
+    use crate::telemetry::FlowRecord;
     use crate::telemetry::record::tests::{event, record};
 
     fn keeper(dir: &TempDir) -> Keeper {
@@ -212,8 +211,8 @@ mod tests {
         keeper
     }
 
-    fn now() -> FlowRecord {
-        FlowRecord { time: Timestamp::now(), ..record(&event(Kind::Open)) }
+    fn now() -> Summary {
+        Summary::of(&FlowRecord { time: Timestamp::now(), ..record(&event(Kind::Open)) })
     }
 
     fn flows(dir: &TempDir) -> u64 {
@@ -225,11 +224,11 @@ mod tests {
     fn a_file_that_could_not_be_used_for_a_while_counts_nothing_twice() {
         let dir = TempDir::new().unwrap();
         let mut keeper = keeper(&dir);
-        keeper.add(&now());
+        keeper.add(now());
         keeper.write().unwrap();
         // As when an hour began on a full disk.
         keeper.store = None;
-        keeper.add(&now());
+        keeper.add(now());
         keeper.write().unwrap();
         assert_eq!(flows(&dir), 2);
     }
@@ -239,13 +238,13 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut first = keeper(&dir);
         first.rules_in_force(vec!["unused".into()], Timestamp::now());
-        first.add(&now());
+        first.add(now());
         first.write().unwrap();
         let db = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
         db.execute("UPDATE name SET text = 'never' WHERE text = 'allowed'", []).unwrap();
         drop(db);
         first.store = None;
-        first.add(&now());
+        first.add(now());
         first.write().unwrap();
         assert!(fs::exists(dir.path().join("history.db.damaged")).unwrap());
         assert_eq!(flows(&dir), 2, "what is in memory is written again");

@@ -1,8 +1,9 @@
 //! What is known of rules beyond the policy and the kernel's counters, which a reboot takes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
@@ -46,12 +47,12 @@ impl RuleNews {
         self.in_force.is_none() && self.hits.is_empty()
     }
 
-    pub(in crate::history) fn hit(&mut self, rule: &Arc<str>, flows: u64, time: Timestamp) {
-        let new = Hits { flows: 0, first: time, last: time };
-        let hits = self.hits.entry(Arc::clone(rule)).or_insert(new);
+    /// `first` and `last`: when the flows began or ended.
+    pub(in crate::history) fn hit(&mut self, rule: &Arc<str>, flows: u64, first: Timestamp, last: Timestamp) {
+        let hits = self.hits.entry(Arc::clone(rule)).or_insert(Hits { flows: 0, first, last });
         hits.flows = hits.flows.saturating_add(flows);
-        hits.first = hits.first.min(time);
-        hits.last = hits.last.max(time);
+        hits.first = hits.first.min(first);
+        hits.last = hits.last.max(last);
     }
 
     pub(super) fn write(&self, to: &Transaction<'_>) -> rusqlite::Result<()> {

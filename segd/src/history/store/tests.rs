@@ -212,7 +212,7 @@ fn rules_have_a_past() {
             ..RuleNews::default()
         };
         for (id, flows, at) in hits {
-            news.hit(&Arc::from(*id), *flows, time(*at));
+            news.hit(&Arc::from(*id), *flows, time(*at), time(*at));
         }
         store.write(&fold, &news).unwrap();
         open_read_only(dir.path()).unwrap().rules().unwrap()
