@@ -149,6 +149,15 @@ impl Collector {
         Subscription { past, live: self.live.subscribe(), filter, lost: Arc::clone(&self.lost_stream) }
     }
 
+    /// Forgets the oldest record if there is no room for one more than `waiting` ones. Before the new one is made, which
+    /// can have its memory: to free many and allocate many in turn costs the allocator several times as much.
+    fn make_room(&self, waiting: usize) {
+        let mut history = self.history();
+        let oldest = if history.len() + waiting >= HISTORY { history.pop_front() } else { None };
+        drop(history);
+        drop(oldest);
+    }
+
     fn history(&self) -> MutexGuard<'_, VecDeque<Arc<FlowRecord>>> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,6 +224,7 @@ pub struct Batch<'a> {
 impl Batch<'_> {
     /// Takes an event of the ring buffer.
     pub fn take(&mut self, event: &Event) {
+        self.collector.make_room(self.records.len());
         let Collector { context, processes, lost_decode, .. } = self.collector;
         let record =
             FlowRecord::from_event(event, &context.load(), self.collector.clock(), processes.as_ref());
