@@ -256,8 +256,12 @@ fn of_what_is_known_the_newest_stays() {
     for n in 0..1000 {
         known.note(i64::from(n / 100), &of, ip(n), 100);
     }
-    assert!(known.has(known::of_peer(&of, ip(999))));
-    assert!(!known.has(known::of_peer(&of, ip(0))));
+    let kept = |hours: std::ops::Range<u32>| {
+        hours.map(ip).filter(|peer| known.has(known::of_peer(&of, *peer))).count()
+    };
+    // Which ones of the last hour is left to chance.
+    assert!(kept(900..1000) >= 40, "{}", kept(900..1000));
+    assert_eq!(kept(0..800), 0);
     assert!(known.len() <= 4096 + 101, "{}", known.len());
 }
 
