@@ -1,9 +1,16 @@
-//! Programs that do nothing, on the hooks of segd's: what `cargo xtask bench` holds segd against. Not part of segd.
+//! Programs that do nothing, on the hooks of segd's, and two that only look a socket's storage up: what `cargo xtask bench`
+//! holds segd against. Not part of segd.
 
 #![no_std]
 #![no_main]
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
+use core::ffi::c_void;
+use core::ptr::{from_ref, null_mut};
+
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::macros::{btf_map, cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext};
 
 #[cgroup_sock(sock_create)]
@@ -48,6 +55,38 @@ fn sendmsg4(_: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(_: SockAddrContext) -> i32 {
+    1
+}
+
+/// Packets that a socket had.
+#[btf_map]
+static PACKETS: SkStorage<u64> = SkStorage::new();
+
+#[cgroup_skb(ingress)]
+fn ingress_look_up(ctx: SkBuffContext) -> i32 {
+    look_up(&ctx)
+}
+
+#[cgroup_skb(egress)]
+fn egress_look_up(ctx: SkBuffContext) -> i32 {
+    look_up(&ctx)
+}
+
+/// What counting a packet with its socket takes at least.
+#[inline(always)]
+fn look_up(ctx: &SkBuffContext) -> i32 {
+    // SAFETY: the context's socket, which is checked for null; the value lives as long as the socket.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if !sk.is_null() {
+            let map = from_ref(&PACKETS).cast_mut().cast::<c_void>();
+            let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+            let packets = bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast::<u64>();
+            if !packets.is_null() {
+                *packets += 1;
+            }
+        }
+    }
     1
 }
 

@@ -7,6 +7,8 @@
 //! Variants of the part `traffic`:
 //! - `nothing`: no program is attached, no table is there;
 //! - `empty`: programs that only return 1, on the nine hooks that segd uses (`segd-ebpf/src/bin/empty.rs`);
+//! - `look-up`: the same, but that each packet's socket is given storage, which each packet looks up and counts in: the least
+//!   that judging by socket takes;
 //! - `segd-monitor`, `segd-enforce`: agents on both hosts, with every flow written into a file;
 //! - `segd-programs`: as `segd-enforce`, with the agents stopped by SIGSTOP, so that the programs' cost is seen apart from
 //!   that of waking and running the agents, which share the two CPUs with client and server (when the ring buffer is
@@ -41,7 +43,8 @@
 //! Connections in TIME_WAIT would be timed out a minute later, under another variant: both hosts keep none.
 //!
 //! # The other parts
-//! - `programs`: each program's instructions, ns per run by the kernel's statistics under every load (both hosts
+//! - `programs`: each program's instructions, also of programs that do nothing but look a packet's socket's storage up and
+//!   count there (`look-up`), ns per run by the kernel's statistics under every load (both hosts
 //!   together), and by BPF_PROG_TEST_RUN (cgroup_skb only; its packet has no real socket, so it goes by the flow table);
 //! - `tables`: the largest policy is loaded into an agent that holds a small one, then ten of its entries are changed by
 //!   `segd apply`, in the zone file that holds them all (ten of its 200 zones) or in a small one beside it. Measured
@@ -104,15 +107,37 @@
 //! policy and no ancestors beyond the cgroup's own level at `sock_create`, nothing settled for a socket without a flow: a
 //! whole connection 6,200 to 5,880, of which `sock_create` 1,720 to 1,450.
 //!
+//! Then, five to seven rounds interleaved: 184 bytes with a socket instead of 288, for which the kernel allocates 256 in place
+//! of 512: a whole connection 6,730 to 6,090 (best) and 7,130 to 6,520 (median); handshakes like one that passed lately let
+//! through without a closer look: ingress 112 to 57 and egress 94 to 59 in connect-request-close, where each runs ten times,
+//! a whole connection to 5,050.
+//!
+//! What the agents cost beside that, on the two CPUs of client and server (25 to 41 rounds, µs of a connection more than while
+//! they are stopped): 13 to 16 of 95; 0 to 6 since threads that only follow flows run as SCHED_IDLE (nice 10 gave nothing, nice
+//! 19 half of that). Where CPUs are kept awake a connection takes 55 to 64 and has less idle time to give: 16 to 11 to 15. A
+//! kernel without preemption lets a thread end its system call whoever wants the CPU, so times of answers have a tail of 1.5 ms.
+//! A core at 10,000 connections a second: 8.3 % to 5.1, since sinks and history gather without being woken by every batch, names
+//! are looked up once, and records of one conversation are added up before they are looked for.
+//!
 //! What gave nothing, or too little for what it costs:
+//! - one BTF tracepoint at a TCP socket's end (`tcp_destroy_sock`) in place of the callback at each change of state: `sock_ops`
+//!   runs 9 times a connection in place of 17, but the tracepoint's four runs (each agent sees every socket of the machine)
+//!   took as much: 5,050 before, 5,750 after, for 700 lines more;
+//! - the state callback asked for when the connection is made and not when it is begun: one run less, but no count of
+//!   retransmits of attempts that fail;
+//! - JSON of records made by hand: saves a quarter of an event's way, for a second place that knows a record's fields.
 //! - a listener that remembers its last peer: as fast as the array of decisions, but only for servers of one client;
 //! - no process name and no cgroups of the socket's maker at `sock_create`: together 250 ns of 1,850. The rest is the kernel's
 //!   allocation of the storage, which is to be paid wherever it is made, and again for the copy that an accepted socket gets:
 //!   the largest part of what a short connection costs more, which takes 90 to 100 µs here.
 //!
-//! Not done: a socket's storage of at most 184 bytes, which the kernel would allocate from 256 in place of 512: programs that
-//! do nothing else then take 200 less at `sock_create`. It has 288; the ancestors of a socket's cgroup (64) could be kept by
-//! cgroup, but the other 40 are in use.
+//! What is left of connect-request-close: with CPUs that do not go idle it takes 64 µs, of which a program that does nothing but
+//! give each socket storage takes 2.7 to 3.0 (41 rounds interleaved): nearly all of the 4 % that the bar allows.
+//!
+//! Answers during swaps (`swaps`): the load is of two agents and two commands that never rest beside client and server on two
+//! CPUs, so p99.9 is the scheduler's slice of 3 to 4 ms, 6 to 37 times that without. With all of the agents' threads as
+//! SCHED_IDLE p99 goes from 1.6 to 0.3 ms and p99.9 to 2.7, with the commands' own threads in the way; not done, as whoever takes
+//! a policy back must not wait for an idle CPU. The flip itself is one word.
 //!
 //! Not tried, by what the parts cost alone: an LRU hash in place of the array of decisions (60 to 100 ns a look-up, 500 to
 //! 900 ns for each new destination); plain in place of atomic adds for what TCP sends (its socket's lock is held, but not
@@ -164,7 +189,7 @@ pub(crate) struct Bench {
     /// Numbers of rules.
     #[arg(long, value_delimiter = ',', default_value = "10,10000")]
     rules: Vec<usize>,
-    /// Only these variants: nothing, empty, monitor, enforce, programs, nft, nft-cgroup.
+    /// Only these variants: nothing, empty, look-up, monitor, enforce, programs, nft, nft-cgroup.
     #[arg(long, value_delimiter = ',')]
     variants: Vec<String>,
     /// Only these loads: tcp-connect, tcp-request, udp-request, udp-connected, tcp-bulk, tcp-bulk8.
@@ -173,6 +198,10 @@ pub(crate) struct Bench {
     /// Two short rounds with small policies: shows that everything works, and nothing else.
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "prefixes", "rules"])]
     quick: bool,
+    /// Keep the CPUs from idle states: in a virtual machine, which leaves them by way of its host, rounds then differ by
+    /// much less.
+    #[arg(long)]
+    awake: bool,
     /// Build in the dev profile; the agent is then several times slower than it is.
     #[arg(long)]
     dev: bool,
@@ -242,6 +271,7 @@ impl Bench {
             arguments.push(format!("--prefixes={}", list(&self.prefixes)));
             arguments.push(format!("--rules={}", list(&self.rules)));
         }
+        arguments.extend(self.awake.then(|| "--awake".to_owned()));
         arguments.extend(self.variants.iter().map(|variant| format!("--variants={variant}")));
         arguments.extend(self.loads.iter().map(|load| format!("--loads={load}")));
         arguments

@@ -90,8 +90,8 @@ fn times(samples: &Samples) {
 
 /// Who was measured, in the order of their cost rather than their names.
 pub(super) fn ordered<'a>(samples: &'a Samples, part: &str) -> Vec<&'a Subject> {
-    const ORDER: [&str; 7] =
-        ["nothing", "empty", "segd-monitor", "segd-enforce", "segd-programs", "nft", "nft-cgroup"];
+    const ORDER: [&str; 8] =
+        ["nothing", "empty", "look-up", "segd-monitor", "segd-enforce", "segd-programs", "nft", "nft-cgroup"];
     let mut subjects = samples.subjects(part);
     subjects.sort_by_key(|s| ORDER.iter().position(|name| *name == s.variant));
     subjects

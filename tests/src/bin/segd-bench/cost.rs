@@ -25,14 +25,16 @@ const REPEAT: u32 = 500_000;
 pub(crate) fn measure(options: &Options) -> Result<()> {
     let pair = Pair::new("bench-programs")?;
     let size = options.typical();
-    let empty = Programs::empty(&options.empty)?;
+    let bare = [("empty", Programs::empty(&options.empty)?), ("look-up", Programs::look_up(&options.empty)?)];
     let mut judging = Vec::new();
     for (name, enforce, port) in [("segd-monitor", false, 9501), (ENFORCE, true, 9502)] {
         let zones = zone_file(&pair, size, enforce, 0);
         let plan = Plan { name, port, zones: &zones, zone: [CLIENT, SERVER], log_size: LITTLE };
         judging.push((name, Agents::start(&pair, &plan)?));
     }
-    sizes("empty", &empty)?;
+    for (name, programs) in &bare {
+        sizes(name, programs)?;
+    }
     for (name, agents) in &judging {
         sizes(name, agents.programs()[0])?;
     }
@@ -40,10 +42,13 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
     for round in 1..=options.rounds {
         progress(&format!("programs: round {round} of {}", options.rounds));
         for load in options.loads() {
-            let attached = pair.hosts().into_iter().map(|h| empty.attach(h)).collect::<Result<Vec<_>>>()?;
-            let sample = Sample::of(PART, "empty", round).load(load.name());
-            under_load(options, &pair, [&empty, &empty], &sample, load)?;
-            drop(attached);
+            for (name, programs) in &bare {
+                let attached =
+                    pair.hosts().into_iter().map(|h| programs.attach(h)).collect::<Result<Vec<_>>>()?;
+                let sample = Sample::of(PART, name, round).load(load.name());
+                under_load(options, &pair, [programs, programs], &sample, load)?;
+                drop(attached);
+            }
             for (name, agents) in &mut judging {
                 let attached = agents.attach()?;
                 let sample = Sample::of(PART, name, round).at(size).load(load.name());
@@ -59,7 +64,9 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
                 agents.settle()?;
             }
         }
-        test_runs(&pair, &empty, &Sample::of(PART, "empty", round))?;
+        for (name, programs) in &bare {
+            test_runs(&pair, programs, &Sample::of(PART, name, round))?;
+        }
         for (name, agents) in &judging {
             test_runs(&pair, agents.programs()[0], &Sample::of(PART, name, round).at(size))?;
         }

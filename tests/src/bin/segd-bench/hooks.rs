@@ -38,12 +38,25 @@ pub(crate) struct Attached {
 }
 
 impl Programs {
-    /// Loads the object of programs that do nothing.
+    /// Loads the programs that do nothing.
     pub(crate) fn empty(object: &Path) -> Result<Self> {
+        Self::load(object, |hook| hook.to_owned())
+    }
+
+    /// Loads those that do nothing but look up the storage of each packet's socket, and count it there.
+    pub(crate) fn look_up(object: &Path) -> Result<Self> {
+        Self::load(object, |hook| match hook {
+            "ingress" | "egress" => format!("{hook}_look_up"),
+            _ => hook.to_owned(),
+        })
+    }
+
+    fn load(object: &Path, name_at: impl Fn(&str) -> String) -> Result<Self> {
         let mut bpf = EbpfLoader::new().load_file(object).context("the object of empty programs")?;
         let mut programs = Vec::new();
-        for (name, attach_type) in HOOKS {
-            let program = bpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        for (hook, attach_type) in HOOKS {
+            let name = name_at(hook);
+            let program = bpf.program_mut(&name).with_context(|| format!("no program {name}"))?;
             match program {
                 Program::CgroupSock(p) => p.load(),
                 Program::CgroupSockAddr(p) => p.load(),
@@ -53,7 +66,7 @@ impl Programs {
             }
             .with_context(|| format!("the kernel does not take {name}"))?;
             let fd = program.fd()?.try_clone()?;
-            programs.push((name, attach_type, aya_fd(fd)?));
+            programs.push((hook, attach_type, aya_fd(fd)?));
         }
         Ok(Self { programs, _object: Some(bpf) })
     }

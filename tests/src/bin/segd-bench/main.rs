@@ -19,6 +19,8 @@ mod tables;
 mod traffic;
 mod usage;
 
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +68,9 @@ struct Options {
     /// Variants; default: all.
     #[arg(long, value_delimiter = ',')]
     variants: Vec<traffic::Kind>,
+    /// Keep the CPUs from idle states.
+    #[arg(long)]
+    awake: bool,
     /// The CPU of the client.
     #[arg(long, default_value_t = 0)]
     client_cpu: usize,
@@ -119,6 +124,7 @@ impl Options {
 
 fn main() -> Result<()> {
     let Cli { only, options } = Cli::parse();
+    let _awake = options.awake.then(awake).transpose()?;
     let parts = if only.is_empty() { Part::value_variants().to_vec() } else { only };
     for part in parts {
         let measured = match part {
@@ -134,4 +140,16 @@ fn main() -> Result<()> {
         measured.with_context(|| format!("the part {part:?} failed"))?;
     }
     Ok(())
+}
+
+/// As long as the file is open, no CPU may go to an idle state that it takes time to leave
+/// (Documentation/power/pm_qos_interface.rst).
+fn awake() -> Result<File> {
+    const FILE: &str = "/dev/cpu_dma_latency";
+    let open = || -> std::io::Result<File> {
+        let mut file = File::options().write(true).open(FILE)?;
+        file.write_all(&0_i32.to_ne_bytes())?;
+        Ok(file)
+    };
+    open().with_context(|| format!("cannot write {FILE}"))
 }

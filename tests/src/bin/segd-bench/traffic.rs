@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Nothing,
     /// Programs that do nothing, on segd's hooks.
     Empty,
+    /// The same, but each packet's socket has storage that is looked up: the least that judging by socket takes.
+    LookUp,
     /// segd, not one denial.
     Monitor,
     /// segd, what no rule allows denied.
@@ -44,6 +46,7 @@ impl Kind {
         match self {
             Self::Nothing => "nothing",
             Self::Empty => "empty",
+            Self::LookUp => "look-up",
             Self::Monitor => "segd-monitor",
             Self::Enforce => "segd-enforce",
             Self::Programs => "segd-programs",
@@ -54,13 +57,13 @@ impl Kind {
 
     /// Whether it has a policy, so that there is one of it for each size.
     fn is_sized(self) -> bool {
-        !matches!(self, Self::Nothing | Self::Empty)
+        !matches!(self, Self::Nothing | Self::Empty | Self::LookUp)
     }
 
     /// What becomes of a connection attempt that no rule allows, where nobody listens.
     fn of_forbidden(self) -> &'static str {
         match self {
-            Self::Nothing | Self::Empty | Self::Monitor => "ECONNREFUSED",
+            Self::Nothing | Self::Empty | Self::LookUp | Self::Monitor => "ECONNREFUSED",
             Self::Enforce | Self::Programs => "EPERM",
             Self::Nft | Self::NftCgroup => segd_tests::TIMEOUT,
         }
@@ -82,9 +85,15 @@ struct Ready {
     nft: Vec<Table>,
 }
 
+/// What segd is held against.
+struct Bare {
+    empty: Programs,
+    look_up: Programs,
+}
+
 pub(crate) fn measure(options: &Options) -> Result<()> {
     let pair = Pair::new("bench-traffic")?;
-    let empty = Programs::empty(&options.empty)?;
+    let bare = Bare { empty: Programs::empty(&options.empty)?, look_up: Programs::look_up(&options.empty)? };
     let kinds = if options.variants.is_empty() { Kind::value_variants() } else { &options.variants };
     let mut ready = Vec::new();
     let mut port = 9500;
@@ -100,14 +109,14 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
         variants.extend(sizes.map(|size| Variant { kind, size }));
     }
     for variant in &variants {
-        with(&pair, &empty, &mut ready, *variant, |_| check(&pair, *variant))?;
+        with(&pair, &bare, &mut ready, *variant, |_| check(&pair, *variant))?;
     }
     for round in 1..=options.rounds {
         progress(&format!("traffic: round {round} of {}, {} variants", options.rounds, variants.len()));
         // Each round begins with another variant, so that none is always measured after the same one.
         variants.rotate_left(1);
         for variant in &variants {
-            with(&pair, &empty, &mut ready, *variant, |agents| {
+            with(&pair, &bare, &mut ready, *variant, |agents| {
                 one_round(options, &pair, *variant, round, agents)
             })?;
         }
@@ -154,7 +163,7 @@ pub(crate) fn load(text: &str) -> Result<Policy> {
 /// Does `work` while the variant is in the way; it is given the agents if there are some that run.
 fn with<T>(
     pair: &Pair,
-    empty: &Programs,
+    bare: &Bare,
     ready: &mut [Ready],
     variant: Variant,
     work: impl FnOnce(Option<&mut Agents>) -> Result<T>,
@@ -162,8 +171,10 @@ fn with<T>(
     let ready = ready.iter_mut().find(|r| r.size == variant.size).context("no such size")?;
     match variant.kind {
         Kind::Nothing => work(None),
-        Kind::Empty => {
-            let _attached = pair.hosts().into_iter().map(|h| empty.attach(h)).collect::<Result<Vec<_>>>()?;
+        Kind::Empty | Kind::LookUp => {
+            let programs = if variant.kind == Kind::Empty { &bare.empty } else { &bare.look_up };
+            let _attached =
+                pair.hosts().into_iter().map(|h| programs.attach(h)).collect::<Result<Vec<_>>>()?;
             work(None)
         }
         Kind::Monitor => judged(ready.monitor.as_mut(), work),
