@@ -168,12 +168,11 @@ impl Summary {
         self.hour = self.hour.min(other.hour);
     }
 
-    fn add_sum(&mut self, sum: &Sum) {
-        self.flows = self.flows.saturating_add(sum.flows);
-        self.packets.add(sum.packets);
-        self.bytes.add(sum.bytes);
-        self.first = self.first.min(sum.first);
-        self.last = self.last.max(sum.last);
+    fn add_sum(&mut self, more: &Sum) {
+        let mut sum = Sum::of(self);
+        sum.add(more);
+        let Self { of: _, hour: _, flows, packets, bytes, first, last } = self;
+        Sum { flows: *flows, packets: *packets, bytes: *bytes, first: *first, last: *last } = sum;
     }
 }
 
