@@ -30,22 +30,15 @@ impl Owner {
 /// Byte counts are IP packets' lengths; packets are as on the wire, so a segmentation-offloaded one counts as
 /// many.
 ///
-/// What each packet of an established flow touches stands first: at the beginning of a socket's storage it shares the
-/// cache line that the kernel's look-up of the storage reads anyway (`struct bpf_local_storage_elem` of
-/// include/linux/bpf_local_storage.h).
+/// In three parts, so that CPUs that receive and send for a socket write to no cache line that the other reads: what says
+/// whether a packet passes, which shares its line with what the kernel or [`Seat`] has before it (`struct
+/// bpf_local_storage_elem` of include/linux/bpf_local_storage.h); what was received, and what only the beginning and the end
+/// of a flow touch; what was sent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
     /// As [`PolicyEntry::expires`](crate::table::PolicyEntry::expires), on CLOCK_BOOTTIME.
     pub expires: u64,
-    /// Received.
-    pub packets_in: u64,
-    /// Sent.
-    pub packets_out: u64,
-    /// Received.
-    pub bytes_in: u64,
-    /// Sent.
-    pub bytes_out: u64,
     /// The generation that decided; another one decides again.
     pub generation: Generation,
     /// Index of its [`Counter`](crate::counter::Counter).
@@ -64,8 +57,6 @@ pub struct Flow {
     pub pad: [u8; 3],
     /// The other side.
     pub peer: Addr,
-    /// Nanoseconds of CLOCK_BOOTTIME at the last packet. UDP only.
-    pub seen: u64,
     /// Host byte order.
     pub peer_port: u16,
     /// Host byte order.
@@ -74,31 +65,37 @@ pub struct Flow {
     pub subject: SubjectId,
     /// The other side's zone.
     pub zone: ZoneId,
-    /// This side; unspecified where a client has not been given one yet.
-    pub local: Addr,
-    /// Nanoseconds of CLOCK_BOOTTIME at the decision.
-    pub started: u64,
-    /// How many of the packets of a socket's flow are in its counter. The rest comes there when the flow ends, is decided
-    /// again, or is settled by who reads the counters.
-    pub counted_packets: u64,
-    /// The same of its bytes.
-    pub counted_bytes: u64,
     /// The rule that allowed it.
     pub rule: RuleId,
     /// What the server's port is called.
     pub service: ServiceId,
     /// Zero.
     pub end: [u8; 2],
+    /// Received.
+    pub packets_in: u64,
+    /// Received.
+    pub bytes_in: u64,
+    /// This side; unspecified where a client has not been given one yet.
+    pub local: Addr,
+    /// Nanoseconds of CLOCK_BOOTTIME at the decision.
+    pub started: u64,
+    /// Nanoseconds of CLOCK_BOOTTIME at the last packet. UDP only.
+    pub seen: u64,
+    /// How many of the packets of a socket's flow are in its counter. The rest comes there when the flow ends, is decided
+    /// again, or is settled by who reads the counters.
+    pub counted_packets: u64,
+    /// The same of its bytes.
+    pub counted_bytes: u64,
+    /// Sent.
+    pub packets_out: u64,
+    /// Sent.
+    pub bytes_out: u64,
 }
 
 impl Flow {
     /// No flow.
     pub const NONE: Self = Self {
         expires: 0,
-        packets_in: 0,
-        packets_out: 0,
-        bytes_in: 0,
-        bytes_out: 0,
         generation: Generation::NONE,
         counter: 0,
         protocol: 0,
@@ -108,18 +105,22 @@ impl Flow {
         flags: 0,
         pad: [0; 3],
         peer: Addr::UNSPECIFIED,
-        seen: 0,
         peer_port: 0,
         local_port: 0,
         subject: SubjectId(0),
         zone: ZoneId::UNKNOWN,
-        local: Addr::UNSPECIFIED,
-        started: 0,
-        counted_packets: 0,
-        counted_bytes: 0,
         rule: RuleId::NONE,
         service: ServiceId::OTHER,
         end: [0; 2],
+        packets_in: 0,
+        bytes_in: 0,
+        local: Addr::UNSPECIFIED,
+        started: 0,
+        seen: 0,
+        counted_packets: 0,
+        counted_bytes: 0,
+        packets_out: 0,
+        bytes_out: 0,
     };
 }
 
@@ -131,12 +132,13 @@ pub const CLOSED: u8 = 2;
 pub const CLOSE_BY_STATE: u8 = 4;
 /// Flag of a [`Flow`]: `sock_release` tells its end, which is sure to come.
 pub const CLOSE_BY_RELEASE: u8 = 8;
-/// Flag of a [`Flow`], and its only one: in an unconnected UDP socket's storage, what stands in for the flow table's entry
+/// Flag of a [`Flow`], and its only one: in what is kept of an unconnected UDP socket, what stands in for the flow table's entry
 /// of the last flow, for some ticks of the kernel's clock, which `seen` then counts in. It holds while that flow passes
 /// and does not expire; what it has carried is the table's entry's and its counter's.
 pub const BORROWED: u8 = 16;
 
-/// Socket-local storage of every socket. Accepted sockets inherit their listener's.
+/// What is kept of a socket: in its [`Seat`], else as its socket-local storage, which accepted sockets inherit from their
+/// listener.
 ///
 /// It has 184 bytes, with which the kernel's part of the storage is 256: one more, and it would take 512.
 #[repr(C)]
@@ -154,6 +156,47 @@ pub struct Socket {
     pub watched: u8,
     /// Zero.
     pub pad: [u8; 5],
+}
+
+/// A place for what is kept of a socket. What each packet touches shares a cache line with the word that says whose it is:
+/// Linux puts an array's values 8 bytes before one (`struct bpf_array` of include/linux/bpf.h, as of 6.18).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seat {
+    /// Zero.
+    pub lead: u64,
+    /// SO_COOKIE of the socket that has it or had it last, shifted left by [`SEAT_SHIFT`]; in the bits below, until when it
+    /// has it: [`UNTIL_RELEASE`], [`UNTIL_CLOSE`], both, or 0 if the place is free. One word, so that both change as one.
+    pub whose: u64,
+    /// What is kept of it.
+    pub socket: Socket,
+    /// Zero.
+    pub pad: [u64; 7],
+}
+
+/// Bits of [`Seat::whose`] below the cookie.
+pub const SEAT_SHIFT: u32 = 2;
+/// Those bits.
+pub const SEAT_HELD: u64 = UNTIL_RELEASE | UNTIL_CLOSE;
+/// Bit of [`Seat::whose`]: until `sock_release` runs.
+pub const UNTIL_RELEASE: u64 = 1;
+/// Bit of [`Seat::whose`]: until `sock_ops` sees TCP's state become CLOSE.
+pub const UNTIL_CLOSE: u64 = 2;
+
+/// The last packet of a CPU that came to a listener.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Greeting {
+    /// The listener's SO_COOKIE.
+    pub listener: u64,
+    /// Who sent it.
+    pub peer: Addr,
+    /// Host byte order.
+    pub peer_port: u16,
+    /// Host byte order.
+    pub local_port: u16,
+    /// Zero.
+    pub pad: [u8; 4],
 }
 
 impl Socket {
@@ -342,9 +385,12 @@ mod tests {
     fn layouts_have_no_hidden_padding() {
         assert_eq!(size_of::<Owner>(), 32);
         assert_eq!(size_of::<Flow>(), 2 * 16 + 9 * 8 + 3 * 4 + 5 * 2 + 5 + 3 + 2);
-        assert_eq!(core::mem::offset_of!(Flow, peer), 56, "a cache line but for the kernel's own word");
+        assert_eq!(core::mem::offset_of!(Flow, packets_in), 56, "a cache line but for the word before");
+        assert_eq!(core::mem::offset_of!(Flow, packets_out), 56 + 64, "the next line");
         assert_eq!(size_of::<Socket>(), size_of::<Flow>() + size_of::<Owner>() + 16);
         assert_eq!(size_of::<Socket>(), 184, "the kernel's part of the storage is 256 bytes");
+        assert_eq!(size_of::<Seat>(), 256, "whole cache lines");
+        assert_eq!(size_of::<Greeting>(), 8 + 16 + 2 * 2 + 4);
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<Seed>(), size_of::<Owner>() + 16 + 2 + 2 + 4);
         assert_eq!(size_of::<DenialKey>(), 24);

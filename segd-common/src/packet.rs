@@ -177,18 +177,6 @@ pub struct Ends {
     pub peer_port: u16,
 }
 
-impl Ends {
-    /// The port that a policy names: the server's, which is the peer's when this host began.
-    #[inline(always)]
-    #[must_use]
-    pub const fn service_port(&self, direction: Direction) -> u16 {
-        match direction {
-            Direction::Outbound => self.peer_port,
-            Direction::Inbound => self.local_port,
-        }
-    }
-}
-
 /// Who began the ICMP exchange that a packet belongs to, and the `type << 8 | code` of its request.
 #[inline(always)]
 #[must_use]
@@ -234,8 +222,7 @@ mod tests {
     fn v4_tcp() {
         let p = parse(&v4(6, 0x4000, &TCP)).unwrap();
         assert_eq!((p.protocol, p.src_port, p.dst_port, p.tcp_flags), (6, 40000, 5432, TCP_SYN));
-        assert_eq!(p.ends(true).service_port(Direction::Outbound), 5432);
-        assert_eq!(p.ends(false).service_port(Direction::Inbound), 5432);
+        assert_eq!((p.ends(true).peer_port, p.ends(false).local_port), (5432, 5432));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 /// Version of the layout and meaning of every pinned map. Part of the pin directory's name, so that an agent
 /// never reads another version's bytes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Number of generation slots: the one in force and its fallback, and a place for either beside them.
 pub const SLOTS: u32 = 4;
@@ -34,7 +34,9 @@ pub const ENDED: &str = "ENDED";
 pub const ANCESTORS: &str = "ANCESTORS";
 /// `USERS`: per slot a hash from a user's id to its workload's [`Subject`](crate::table::Subject).
 pub const USERS: &str = "USERS";
-/// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket).
+/// `SEATS`: array of [`Seat`](crate::flow::Seat), by SO_COOKIE modulo its size: what is kept of a socket.
+pub const SEATS: &str = "SEATS";
+/// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket), of those that have no seat.
 pub const SOCKETS: &str = "SOCKETS";
 /// `SEEDS`: hash from SO_COOKIE to [`Seed`](crate::flow::Seed), of sockets older than the programs.
 pub const SEEDS: &str = "SEEDS";
@@ -71,6 +73,8 @@ pub const ANCESTOR_ENTRIES: u32 = 16_384;
 pub const COUNTER_PLACES: u32 = 8192;
 /// Entries of `FLOWS_OUT`, and of `FLOWS_IN`.
 pub const FLOW_ENTRIES: u32 = 32_768;
+/// Entries of `SEATS`.
+pub const SEAT_ENTRIES: u32 = 16_384;
 /// Entries of `SEEDS`.
 pub const SEED_ENTRIES: u32 = 65_536;
 /// Entries of `DENIALS`.

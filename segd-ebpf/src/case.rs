@@ -104,6 +104,17 @@ impl Case {
         self.local_port = ends.local_port;
     }
 
+    #[inline(always)]
+    pub(crate) fn ends(&self) -> Ends {
+        Ends { local: self.local, peer: self.peer, local_port: self.local_port, peer_port: self.peer_port }
+    }
+
+    /// The port that a policy names: the server's, which is the peer's when this host began.
+    #[inline(always)]
+    pub(crate) fn service_port(&self) -> u16 {
+        if matches!(self.direction, Direction::Outbound) { self.peer_port } else { self.local_port }
+    }
+
     /// As in [`Size`].
     #[inline(always)]
     pub(crate) fn size(&self) -> Size {
@@ -124,7 +135,10 @@ impl Case {
     /// May it begin? Sets the answer's fields.
     #[inline(always)]
     pub(crate) fn decide(&mut self) {
-        judge(self);
+        // Remembered from here, so that what remembering takes of the stack is not added to what deciding takes.
+        if judge(self) == DECIDED && self.packets == 0 {
+            decided::remember(self);
+        }
     }
 
     /// May a socket of `protocol` be made? Sets the answer's fields.
@@ -195,7 +209,10 @@ pub(crate) const fn is_icmp(number: u8) -> bool {
     matches!(number, protocol::ICMP | protocol::ICMPV6)
 }
 
-/// [`Case::decide`]. Packets on the loopback device are not looked at, so what is one is on the wire.
+/// Of [`judge`]: the answer is new.
+const DECIDED: u32 = 2;
+
+/// Decides, unless it is known from before. Packets on the loopback device are not looked at, so what is one is on the wire.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn judge(case: *mut Case) -> u32 {
@@ -207,22 +224,19 @@ extern "C" fn judge(case: *mut Case) -> u32 {
         return 1;
     }
     let view = Slot(case.slot);
-    let ends =
-        Ends { local: case.local, peer: case.peer, local_port: case.local_port, peer_port: case.peer_port };
     let facts = Facts {
         subject: case.subject,
         direction: case.direction,
         protocol: case.protocol,
         peer: case.peer,
-        port: ends.service_port(case.direction),
+        port: case.service_port(),
     };
     let on_wire = case.packets != 0;
     let zone = if on_wire { zone_on_wire(&view, &facts.peer) } else { zone_of(&view, &facts.peer) };
     let decision = decide_in_zone(&view, &facts, zone);
     case.settle(&decision);
     debug::decided(case);
-    decided::remember(case);
-    1
+    DECIDED
 }
 
 /// [`decide_socket`], with `protocol` as the name.

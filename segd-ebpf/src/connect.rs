@@ -67,7 +67,7 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
         return true;
     }
     // SAFETY: the socket of a socket-address hook.
-    let Some(socket) = (unsafe { sock::keep(sk) }) else {
+    let Some(socket) = (unsafe { sock::kept(ctx.as_ptr(), sk, sock::MAKE) }) else {
         return true;
     };
     let mut place = MaybeUninit::uninit();

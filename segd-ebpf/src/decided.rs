@@ -61,8 +61,7 @@ fn what(port: u16, subject: SubjectId, number: u8, direction: Direction) -> u64 
 
 #[inline(always)]
 fn asked(case: &Case) -> u64 {
-    let port = if matches!(case.direction, Direction::Outbound) { case.peer_port } else { case.local_port };
-    what(port, case.subject.id, case.protocol, case.direction)
+    what(case.service_port(), case.subject.id, case.protocol, case.direction)
 }
 
 #[inline(always)]
@@ -146,23 +145,28 @@ unsafe fn same(shared: *const Addr, own: &Addr) -> bool {
     }
 }
 
-/// Remembers a case's answer.
-#[inline(always)]
-pub(crate) fn remember(case: &mut Case) {
-    if case.packets != 0 || case.zone == ZoneId::LOOPBACK || !case.verdict.passes() {
-        return;
+/// Remembers a case's answer, of no packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn remember(case: *mut Case) -> u32 {
+    // SAFETY: a case of this program or null, which the kernel holds possible.
+    let Some(case) = (unsafe { case.as_mut() }) else {
+        return 0;
+    };
+    if case.zone == ZoneId::LOOPBACK || !case.verdict.passes() {
+        return 0;
     }
     case.counter = place_of(case);
     let what = asked(case);
     let Some(place) = place(&case.peer, what) else {
-        return;
+        return 0;
     };
     // SAFETY: fields of a live map value. Who finds another one writing leaves it alone; the exchanges keep the writes
     // between them.
     unsafe {
         let version = exchange(&raw mut (*place).version, BUSY);
         if version == BUSY {
-            return;
+            return 0;
         }
         copy(&raw mut (*place).peer, &case.peer);
         write_volatile(&raw mut (*place).what, what);
@@ -176,4 +180,5 @@ pub(crate) fn remember(case: &mut Case) {
         write_volatile(&raw mut (*place).reason, case.reason as u8);
         exchange(&raw mut (*place).version, version + 1);
     }
+    1
 }

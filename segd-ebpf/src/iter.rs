@@ -4,9 +4,18 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
-use segd_common::flow::{BORROWED, Socket};
+use segd_common::flow::{BORROWED, Flow, SEAT_HELD, SEAT_SHIFT, Seat, Socket};
 
 use crate::{borrow, count};
+
+/// `struct bpf_iter__bpf_map_elem` of kernel/bpf/map_iter.c, the same since Linux 5.9.
+#[repr(C)]
+struct SeatContext {
+    meta: *const Meta,
+    map: *const c_void,
+    key: *const u32,
+    value: *mut Seat,
+}
 
 /// `struct bpf_iter__bpf_sk_storage_map` of net/core/bpf_sk_storage.c, which is the same since Linux 5.9.
 #[repr(C)]
@@ -31,11 +40,29 @@ extern "C" fn settle_sockets(ctx: *const Context) -> i32 {
     let value = unsafe { (*ctx).value };
     if !value.is_null() {
         // SAFETY: not null; the value outlives the call.
-        let flow = unsafe { &mut (*value).flow };
-        if flow.flags == BORROWED {
-            borrow::settle(flow);
-        } else {
-            count::settle(flow);
+        settle(unsafe { &mut (*value).flow });
+    }
+    0
+}
+
+#[inline(always)]
+fn settle(flow: &mut Flow) {
+    if flow.flags == BORROWED {
+        borrow::settle(flow);
+    } else {
+        count::settle(flow);
+    }
+}
+
+/// [`settle_sockets`] for seats.
+#[unsafe(link_section = "iter/bpf_map_elem")]
+#[unsafe(no_mangle)]
+extern "C" fn settle_seats(ctx: *const SeatContext) -> i32 {
+    // SAFETY: the kernel passes this context; the value is null after the last, and outlives the call.
+    unsafe {
+        let seat = (*ctx).value;
+        if !seat.is_null() && (*seat).whose & SEAT_HELD != 0 {
+            settle(&mut (*seat).socket.flow);
         }
     }
     0
@@ -51,12 +78,34 @@ extern "C" fn live_sockets(ctx: *const Context) -> i32 {
     if sk.is_null() || value.is_null() {
         return 0;
     }
-    // SAFETY: neither is null, and both outlive the call; the buffers have the lengths that are passed.
+    // SAFETY: neither is null, and both outlive the call.
     unsafe {
-        let seq = (*meta).seq;
-        let cookie = bpf_get_socket_cookie(sk);
+        write((*meta).seq, bpf_get_socket_cookie(sk), value);
+    }
+    0
+}
+
+/// # Safety
+/// The iterator's own file and value.
+#[inline(always)]
+unsafe fn write(seq: *mut seq_file, cookie: u64, socket: *const Socket) {
+    // SAFETY: by the caller; the buffers have the lengths that are passed.
+    unsafe {
         bpf_seq_write(seq, (&raw const cookie).cast(), 8);
-        bpf_seq_write(seq, value.cast(), size_of::<Socket>() as u32);
+        bpf_seq_write(seq, socket.cast(), size_of::<Socket>() as u32);
+    }
+}
+
+/// [`live_sockets`] for seats that are held.
+#[unsafe(link_section = "iter/bpf_map_elem")]
+#[unsafe(no_mangle)]
+extern "C" fn live_seats(ctx: *const SeatContext) -> i32 {
+    // SAFETY: the kernel passes this context; the value is null after the last, and outlives the call.
+    unsafe {
+        let (meta, seat) = ((*ctx).meta, (*ctx).value);
+        if !seat.is_null() && (*seat).whose & SEAT_HELD != 0 {
+            write((*meta).seq, (*seat).whose >> SEAT_SHIFT, &raw const (*seat).socket);
+        }
     }
     0
 }

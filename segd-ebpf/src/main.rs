@@ -22,6 +22,7 @@ mod decided;
 mod flow;
 mod iter;
 mod maps;
+mod seat;
 mod seed;
 mod sendmsg;
 mod skb;

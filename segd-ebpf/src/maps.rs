@@ -8,11 +8,13 @@ use aya_ebpf::macros::btf_map;
 use segd_common::addr::Addr;
 use segd_common::counter::{self, Counter, CounterKey};
 use segd_common::event::Event;
-use segd_common::flow::{Ancestors, Budget, Denial, DenialKey, FlowKey, OwnedFlow, Owner, Seed, Socket};
+use segd_common::flow::{
+    Ancestors, Budget, Denial, DenialKey, FlowKey, Greeting, OwnedFlow, Owner, Seat, Seed, Socket,
+};
 use segd_common::id::{ServiceId, SubjectId};
 use segd_common::schema::{
-    ANCESTOR_ENTRIES, COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEED_ENTRIES,
-    SLOTS,
+    ANCESTOR_ENTRIES, COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEAT_ENTRIES,
+    SEED_ENTRIES, SLOTS,
 };
 use segd_common::table::{
     Active, FailsafeKey, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
@@ -51,6 +53,10 @@ pub(crate) static SERVICES: ArrayOfMaps<LpmTrie<ServiceKey, Inner<ServiceId>, IN
     ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static FAILSAFES: ArrayOfMaps<LpmTrie<FailsafeKey, u32, INNER>, N_SLOTS> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static SEATS: Array<Seat, { SEAT_ENTRIES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static GREETED: PerCpuArray<Greeting, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SEEDS: HashMap<u64, Seed, { SEED_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]

@@ -38,7 +38,7 @@ fn sendmsg(ctx: &SockAddrContext, peer: Addr) -> bool {
         (sk, (*sk).src_port as u16, (*sa).protocol)
     };
     // SAFETY: the socket of a socket-address hook.
-    let Some(socket) = (unsafe { sock::keep(sk) }) else {
+    let Some(socket) = (unsafe { sock::kept(ctx.as_ptr(), sk, sock::MAKE) }) else {
         return true;
     };
     let is_udp = number == u32::from(protocol::UDP);

@@ -1,6 +1,7 @@
 //! The authority: every IP packet from or to every socket in the cgroup tree.
 
 use core::mem::MaybeUninit;
+use core::ptr::read_volatile;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
@@ -15,9 +16,9 @@ use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 use crate::bytes::{Skb, is_plain_tcp, plain};
 use crate::case::{Case, Size, cookie, copy, is_icmp};
 use crate::maps::NOBODY;
-use crate::sock::{self, LISTEN, RAW, SYN_SENT};
+use crate::sock::{self, CLOSE, LISTEN, MAKE, RAW, SYN_SENT};
 use crate::view::Policy;
-use crate::{borrow, count, decided, flow, seed, subject, tell};
+use crate::{borrow, count, decided, flow, seat, seed, subject, tell};
 
 /// Every namespace's loopback device (LOOPBACK_IFINDEX of include/net/net_namespace.h).
 const LOOPBACK: u32 = 1;
@@ -39,7 +40,6 @@ fn egress(ctx: SkBuffContext) -> i32 {
 /// The socket a packet belongs to, as far as a verdict needs it.
 #[derive(Clone, Copy)]
 struct Sock {
-    sk: *mut bpf_sock,
     kind: u32,
     protocol: u32,
     state: u32,
@@ -47,6 +47,21 @@ struct Sock {
 }
 
 impl Sock {
+    /// # Safety
+    /// A full socket.
+    #[inline(always)]
+    unsafe fn of(sk: *const bpf_sock) -> Self {
+        // SAFETY: by the caller.
+        unsafe {
+            Self {
+                kind: (*sk).type_,
+                protocol: (*sk).protocol,
+                state: (*sk).state,
+                port: (*sk).src_port as u16,
+            }
+        }
+    }
+
     #[inline(always)]
     const fn is_tcp(&self) -> bool {
         self.protocol == protocol::TCP as u32 && self.kind != RAW
@@ -69,11 +84,11 @@ fn judge(ctx: &SkBuffContext, leaving: bool) -> bool {
     let Some(policy) = Policy::current() else {
         return true;
     };
+    // SAFETY: fields of the socket.
+    let (state, port) = unsafe { ((*sk).state, (*sk).src_port as u16) };
     // SAFETY: not null; nothing is kept of what is no full socket.
-    if let Some(socket) = unsafe { sock::kept(sk) } {
+    let answer = if let Some(socket) = unsafe { sock::kept(skb.cast(), sk, 0) } {
         let flow = &mut socket.flow;
-        // SAFETY: fields of the socket.
-        let (state, port) = unsafe { ((*sk).state, (*sk).src_port as u16) };
         let goes_on = if flow::goes_on(flow, policy.generation) {
             is_of(skb, state, flow, leaving)
         } else {
@@ -83,8 +98,27 @@ fn judge(ctx: &SkBuffContext, leaving: bool) -> bool {
             count::carry(flow, size(skb, leaving));
             return true;
         }
-    }
-    look(skb, u32::from(leaving)) != 0
+        if state == LISTEN && greets(skb, socket, u32::from(leaving)) != 0 {
+            return true;
+        }
+        look(skb, socket, u32::from(leaving))
+    } else if meet(skb) != 0
+        // SAFETY: as above.
+        && let Some(socket) = unsafe { sock::kept(skb.cast(), sk, 0) }
+    {
+        look(skb, socket, u32::from(leaving))
+    } else {
+        look_alone(skb, u32::from(leaving))
+    };
+    is_true(answer)
+}
+
+/// Whether a global function of BPF returned 1. The compiler sees that it returns nothing else than 0 or 1 and would take the
+/// number for the answer, but the kernel takes it for any number: a volatile one is of no known range to either.
+#[inline(always)]
+fn is_true(answer: u32) -> bool {
+    // SAFETY: a number on the stack.
+    unsafe { read_volatile(&raw const answer) != 0 }
 }
 
 #[inline(always)]
@@ -125,78 +159,88 @@ fn is_of_lent(skb: *const __sk_buff, flow: &Flow, leaving: bool) -> bool {
 
 /// Counts a listener's packet if it is of a handshake like one that was let pass lately. Returns 1 if so, else 0. A function
 /// of its own, whose stack is not that of the long way.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn greets(skb: *const __sk_buff, leaving: u32) -> u32 {
-    // SAFETY: the context's socket, and its state if there is one.
-    let (sk, listens) = unsafe {
-        let sk = (*skb).__bindgen_anon_2.sk;
-        (sk, !sk.is_null() && (*sk).state == LISTEN)
-    };
-    let Some(Policy { generation, .. }) = Policy::current().filter(|_| listens) else {
-        return 0;
-    };
-    // SAFETY: not null.
-    let Some(&mut Socket { subject, ref owner, .. }) = (unsafe { sock::kept(sk) }) else {
+extern "C" fn greets(skb: *mut __sk_buff, listener: *const Socket, leaving: u32) -> u32 {
+    // SAFETY: a live map value, or null, which the kernel holds possible.
+    let (Some(Socket { subject, owner, .. }), Some(policy)) =
+        (unsafe { listener.as_ref() }, Policy::current())
+    else {
         return 0;
     };
     // Of a listener that is older than the programs more is to be found out.
-    if owner.cgroup == 0 || !Resolved::holds(subject, generation) {
+    if owner.cgroup == 0 || !Resolved::holds(*subject, policy.generation) {
         return 0;
     }
     let Some(packet) = plain(skb).filter(|packet| packet.protocol == protocol::TCP) else {
         return 0;
     };
     let ends = packet.ends(leaving != 0);
-    let counter = decided::accepted(&ends.peer, ends.local_port, Resolved::subject(subject), generation);
+    let counter =
+        decided::accepted(&ends.peer, ends.local_port, Resolved::subject(*subject), policy.generation);
     if counter == OVERFLOW {
         return 0;
+    }
+    if leaving == 0 {
+        seat::greet(cookie(skb.cast()), &ends);
     }
     count::packet(counter, size(skb, leaving != 0));
     1
 }
 
-/// Reads the packet and judges it. Returns 1 if it passes, else 0. A function of its own, so that the way of most packets
-/// is short.
-#[inline(never)]
-fn look(skb: *mut __sk_buff, leaving: u32) -> u32 {
-    if greets(skb, leaving) != 0 {
-        return 1;
-    }
-    let ctx = SkBuffContext::new(skb);
+/// The socket of a packet; `None` if it is no full one.
+#[inline(always)]
+fn full(skb: *const __sk_buff) -> Option<*mut bpf_sock> {
     // SAFETY: the context's socket.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
-        return 1;
+        return None;
     }
     // SAFETY: not null.
     let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() {
-        return 1;
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+/// Makes storage for the socket of a packet of which nothing is kept, unless its TCP has ended, for behind that nothing
+/// begins. Returns 1 if there is any, else 0.
+#[inline(never)]
+fn meet(skb: *mut __sk_buff) -> u32 {
+    let Some(sk) = full(skb) else {
+        return 0;
+    };
+    // SAFETY: a full socket.
+    let sock = unsafe { Sock::of(sk) };
+    if sock.is_tcp() && sock.state == CLOSE {
+        return 0;
     }
+    // SAFETY: as above.
+    u32::from(unsafe { sock::kept(skb.cast(), sk, MAKE) }.is_some())
+}
+
+/// Reads the packet and judges it. Returns 1 if it passes, else 0. A global function of BPF, which the kernel verifies once,
+/// wherever the value lies; so the way of most packets is short.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look(skb: *mut __sk_buff, socket: *mut Socket, leaving: u32) -> u32 {
+    // SAFETY: a live map value, or null, which the kernel holds possible.
+    let Some(socket) = (unsafe { socket.as_mut() }) else {
+        return 1;
+    };
+    let Some(sk) = full(skb) else {
+        return 1;
+    };
     let Some(policy) = Policy::current() else {
         return 1;
     };
-    // SAFETY: a full socket, not null.
-    let sock = unsafe {
-        Sock {
-            sk,
-            kind: (*sk).type_,
-            protocol: (*sk).protocol,
-            state: (*sk).state,
-            port: (*sk).src_port as u16,
-        }
-    };
+    // SAFETY: a full socket.
+    let sock = unsafe { Sock::of(sk) };
     let mut place = MaybeUninit::uninit();
     let case = Case::new(&mut place, &policy, size(skb, leaving != 0));
-    u32::from(look_closely(&ctx, case, &sock))
+    u32::from(look_closely(&SkBuffContext::new(skb), case, socket, &sock))
 }
 
 #[inline(always)]
-fn look_closely(ctx: &SkBuffContext, case: &mut Case, sock: &Sock) -> bool {
-    // SAFETY: a full socket.
-    let Some(socket) = (unsafe { sock::keep(sock.sk) }) else {
-        return look_alone(ctx, case, sock);
-    };
+fn look_closely(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, sock: &Sock) -> bool {
     seed::adopt(ctx.as_ptr(), socket);
     if subject::is_unsure(socket, case) {
         subject::ask(ctx.skb.skb, socket);
@@ -211,17 +255,36 @@ fn look_closely(ctx: &SkBuffContext, case: &mut Case, sock: &Sock) -> bool {
         return is_kernels_or_a_copy(case, &socket.owner, flags) || datagram(ctx, case, socket, sock);
     }
     if sock.state == LISTEN {
+        if !case.leaving {
+            seat::greet(cookie(ctx.as_ptr()), &case.ends());
+        }
         return handshake(ctx, case, &socket.owner, flags);
     }
     connection(ctx, case, socket, sock.state, flags)
 }
 
-/// Reads and judges a packet for itself, for the kernel has no memory to remember its socket.
-#[inline(always)]
-fn look_alone(ctx: &SkBuffContext, case: &mut Case, sock: &Sock) -> bool {
-    let Some(nobody) = NOBODY.get(0) else {
-        return true;
+/// Reads and judges a packet for itself, for the kernel has no memory to remember its socket, or its socket has ended.
+/// Returns 1 if it passes, else 0.
+#[inline(never)]
+fn look_alone(skb: *mut __sk_buff, leaving: u32) -> u32 {
+    let Some(sk) = full(skb) else {
+        return 1;
     };
+    let Some(policy) = Policy::current() else {
+        return 1;
+    };
+    let Some(nobody) = NOBODY.get(0) else {
+        return 1;
+    };
+    // SAFETY: a full socket.
+    let sock = unsafe { Sock::of(sk) };
+    let mut place = MaybeUninit::uninit();
+    let case = Case::new(&mut place, &policy, size(skb, leaving != 0));
+    u32::from(judge_alone(&SkBuffContext::new(skb), case, &sock, nobody))
+}
+
+#[inline(always)]
+fn judge_alone(ctx: &SkBuffContext, case: &mut Case, sock: &Sock, nobody: &Owner) -> bool {
     subject::of_packet(ctx.skb.skb, case);
     let flags = match read(ctx.skb.skb, case, sock) {
         ADDRESSES => return guess(ctx, case, nobody, true),
@@ -236,6 +299,10 @@ fn look_alone(ctx: &SkBuffContext, case: &mut Case, sock: &Sock) -> bool {
     }
     if sock.state == LISTEN {
         return handshake(ctx, case, nobody, flags);
+    }
+    if sock.state == CLOSE && case.leaving && flags & TCP_RST != 0 {
+        // The last word of a connection that was counted as over.
+        return true;
     }
     // Who began is not known of a connection that lives: it goes on if either might have.
     case.direction = Direction::Outbound;

@@ -12,14 +12,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use segd_common::flow::{BORROWED, CLOSE_BY_STATE, Owner, Socket};
+use segd_common::flow::{BORROWED, CLOSE_BY_STATE, Owner, Socket, UNTIL_CLOSE, UNTIL_RELEASE};
 use segd_common::traffic::{Direction, Verdict, protocol};
 
 use crate::case::{Case, Context, Size, cookie};
 use crate::maps::{FLOWS_OUT, SOCKETS};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{borrow, count, flow, seed, subject};
+use crate::{borrow, count, flow, seat, seed, subject};
 
 /// SOCK_STREAM of include/linux/net.h.
 pub(crate) const STREAM: u32 = 1;
@@ -34,32 +34,58 @@ pub(crate) const CLOSE: u32 = 7;
 /// TCP_LISTEN of include/net/tcp_states.h.
 pub(crate) const LISTEN: u32 = 10;
 
-/// What is kept of a socket, if anything.
+/// Makes storage for a socket of which nothing is kept.
+pub(crate) const MAKE: u64 = BPF_SK_STORAGE_GET_F_CREATE as u64;
+
+/// What is kept of the socket that the running program is about, if anything; with [`MAKE`], `None` only without memory.
 ///
 /// # Safety
-/// `sk` must be a socket pointer that the verifier lets `bpf_sk_storage_get` take.
+/// `sk` must be that socket, as a pointer that the verifier lets `bpf_sk_storage_get` take.
 #[inline(always)]
-pub(crate) unsafe fn kept(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    // SAFETY: by the caller; the value lives as long as the socket, which outlives the program's run. Other
-    // CPUs may write to it at the same time: see `flow` for why that never makes a wrong verdict.
-    unsafe { storage(sk, 0).as_mut() }
+pub(crate) unsafe fn kept(ctx: Context, sk: *mut bpf_sock, flags: u64) -> Option<&'static mut Socket> {
+    match seat::kept(cookie(ctx)) {
+        Some(socket) => Some(socket),
+        // SAFETY: by the caller.
+        None => unsafe { storage(sk, flags) },
+    }
 }
 
-/// What is kept of a socket, made if there is nothing; `None` only without memory.
+/// # Safety
+/// As [`kept`].
+#[inline(always)]
+unsafe fn storage(sk: *mut bpf_sock, flags: u64) -> Option<&'static mut Socket> {
+    let map = from_ref(&SOCKETS).cast_mut().cast::<c_void>();
+    // SAFETY: the map is a socket storage of `Socket`, and `sk` a socket by the caller's promise. The value lives as long
+    // as the socket, which outlives the program's run. Other CPUs may write to it at the same time: see `flow` for why
+    // that never makes a wrong verdict.
+    unsafe { bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast::<Socket>().as_mut() }
+}
+
+/// What is kept of a connection from now on that a listener accepts, with its listener's owner. `watched`: whether its end
+/// is sure to be seen by TCP's state. `None` only without memory.
 ///
 /// # Safety
 /// As [`kept`].
 #[inline(always)]
-pub(crate) unsafe fn keep(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    // SAFETY: as in `kept`.
-    unsafe { storage(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)).as_mut() }
-}
-
-#[inline(always)]
-unsafe fn storage(sk: *mut bpf_sock, flags: u64) -> *mut Socket {
-    let map = from_ref(&SOCKETS).cast_mut().cast::<c_void>();
-    // SAFETY: the map is a socket storage of `Socket`, and `sk` a socket by the caller's promise.
-    unsafe { bpf_sk_storage_get(map, sk.cast(), null_mut(), flags).cast() }
+pub(crate) unsafe fn accept(
+    ctx: Context,
+    sk: *mut bpf_sock,
+    case: &Case,
+    watched: bool,
+) -> Option<&'static mut Socket> {
+    // SAFETY: by the caller.
+    let inherited = unsafe { storage(sk, 0) };
+    if inherited.is_some() {
+        return inherited;
+    }
+    let seat = if watched { seat::take(cookie(ctx), UNTIL_CLOSE) } else { None };
+    let socket = match seat {
+        Some(socket) => socket,
+        // SAFETY: by the caller.
+        None => unsafe { storage(sk, MAKE) }?,
+    };
+    seat::inherit(case, socket);
+    Some(socket)
 }
 
 /// Names the running process as the owner of a socket that has none: one older than the agent, or made by the
@@ -98,9 +124,14 @@ fn name(owner: &mut Owner) {
 fn sock_create(ctx: SockContext) -> i32 {
     let sk = ctx.sock;
     // SAFETY: the context of this hook is the socket.
-    let (socket, kind, number) = unsafe { (keep(sk), (*sk).type_, (*sk).protocol) };
-    let Some(socket) = socket else {
-        return 1;
+    let (kind, number) = unsafe { ((*sk).type_, (*sk).protocol) };
+    let socket = match seat::take(cookie(ctx.as_ptr()), UNTIL_RELEASE) {
+        Some(socket) => socket,
+        // SAFETY: as above.
+        None => match unsafe { storage(sk, MAKE) } {
+            Some(socket) => socket,
+            None => return 1,
+        },
     };
     name(&mut socket.owner);
     socket.watched = 1;
@@ -119,6 +150,10 @@ fn sock_create(ctx: SockContext) -> i32 {
     case.decide_socket();
     if case.verdict != Verdict::Allowed {
         tell::refuse(case, &socket.owner, cookie(ctx.as_ptr()));
+    }
+    if !case.verdict.passes() {
+        // What is not made is not released.
+        seat::leave(cookie(ctx.as_ptr()), UNTIL_RELEASE);
     }
     i32::from(case.verdict.passes())
 }
@@ -140,30 +175,37 @@ fn unjudgeable(kind: u32, number: u32) -> Option<u8> {
 #[cgroup_sock(sock_release)]
 fn sock_release(ctx: SockContext) -> i32 {
     // SAFETY: the context of this hook is the socket.
-    let Some(socket) = (unsafe { kept(ctx.sock) }) else {
-        seed::forget(ctx.as_ptr());
-        return 1;
-    };
+    match unsafe { kept(ctx.as_ptr(), ctx.sock, 0) } {
+        Some(socket) => {
+            release(ctx.as_ptr(), socket);
+            seat::leave(cookie(ctx.as_ptr()), UNTIL_RELEASE);
+        }
+        None => seed::forget(ctx.as_ptr()),
+    }
+    1
+}
+
+#[inline(always)]
+fn release(ctx: Context, socket: &mut Socket) {
     if socket.flow.flags == BORROWED {
         borrow::settle(&mut socket.flow);
         socket.flow.flags = 0;
         socket.flow.protocol = 0;
     } else if socket.flow.flags & CLOSE_BY_STATE != 0 {
         // TCP's: `sock_ops` tells its end, and it began no other.
-        return 1;
+        return;
     } else {
-        flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, Measured::default());
+        flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());
         count::settle(&raw mut socket.flow);
     }
     let Some(key) = socket.last() else {
-        return 1;
+        return;
     };
     // What a peer began may go on with another socket of the same port.
     if let Some(owned) = FLOWS_OUT.get_ptr_mut(&key) {
         // SAFETY: a look-up's pointer stays valid for the program's run.
         let owned = unsafe { &mut *owned };
-        flow::close(ctx.as_ptr(), &mut owned.flow, &owned.owner, Measured::default());
+        flow::close(ctx, &mut owned.flow, &owned.owner, Measured::default());
         let _ = FLOWS_OUT.remove(&key);
     }
-    1
 }

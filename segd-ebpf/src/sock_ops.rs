@@ -12,7 +12,7 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use segd_common::addr::Addr;
 use segd_common::counter::OVERFLOW;
-use segd_common::flow::CLOSE_BY_STATE;
+use segd_common::flow::{CLOSE_BY_STATE, UNTIL_CLOSE};
 use segd_common::id::Generation;
 use segd_common::packet::Ends;
 use segd_common::traffic::{Direction, Reason, protocol};
@@ -21,7 +21,7 @@ use crate::case::{Case, Size, cookie, zero};
 use crate::sock::{self, CLOSE};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{count, flow, subject};
+use crate::{count, flow, seat, subject};
 
 /// AF_INET of include/linux/socket.h.
 const INET: u32 = 2;
@@ -39,9 +39,9 @@ fn sock_ops(ctx: SockOpsContext) -> u32 {
 
 /// Asks for the state callback, which tells the end.
 #[inline(always)]
-fn watch(ctx: &SockOpsContext) -> u8 {
+fn watch(ctx: &SockOpsContext) -> bool {
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
-    if ctx.set_cb_flags(flags as i32).is_ok() { CLOSE_BY_STATE } else { 0 }
+    ctx.set_cb_flags(flags as i32).is_ok()
 }
 
 #[inline(always)]
@@ -52,11 +52,12 @@ fn began(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the socket of a sock_ops hook, not null.
-    let Some(socket) = (unsafe { sock::kept(sk) }) else {
+    let Some(socket) = (unsafe { sock::kept(ctx.as_ptr(), sk, 0) }) else {
         return;
     };
-    if socket.flow.protocol == protocol::TCP {
-        socket.flow.flags |= watch(ctx);
+    if socket.flow.protocol == protocol::TCP && watch(ctx) {
+        socket.flow.flags |= CLOSE_BY_STATE;
+        seat::hold(cookie(ctx.as_ptr()), UNTIL_CLOSE);
     }
 }
 
@@ -70,19 +71,24 @@ fn accepted(ctx: &SockOpsContext) {
     if sk.is_null() {
         return;
     }
-    // SAFETY: the socket of a sock_ops hook, not null.
-    let Some(socket) = (unsafe { sock::keep(sk) }) else {
-        return;
-    };
     let mut place = MaybeUninit::uninit();
     let case = Case::new(&mut place, &policy, Size::default());
     case.set_ends(&ends(ctx));
     case.direction = Direction::Inbound;
     case.protocol = protocol::TCP;
     if case.peer.is_loopback() || case.peer == case.local {
-        zero(&raw mut socket.flow);
+        // SAFETY: the socket of a sock_ops hook, not null.
+        if let Some(socket) = unsafe { sock::kept(ctx.as_ptr(), sk, 0) } {
+            zero(&raw mut socket.flow);
+        }
         return;
     }
+    let watched = watch(ctx);
+    // SAFETY: as above.
+    let Some(socket) = (unsafe { sock::accept(ctx.as_ptr(), sk, case, watched) }) else {
+        return;
+    };
+    let by_state = if watched { CLOSE_BY_STATE } else { 0 };
     subject::resolve(socket, case);
     case.decide();
     if case.reason == Reason::Loopback {
@@ -90,12 +96,13 @@ fn accepted(ctx: &SockOpsContext) {
         // that talks to a container. Then a packet shows it, and has it decided as such.
         // SAFETY: a reference is a valid place.
         unsafe { flow::write(&raw mut socket.flow, case, OVERFLOW) };
+        socket.flow.flags = by_state;
         socket.flow.generation = Generation::NONE;
         return;
     }
     flow::begin(&mut socket.flow, case);
+    socket.flow.flags = by_state;
     if case.verdict.passes() {
-        socket.flow.flags |= watch(ctx);
         flow::open(ctx.as_ptr(), &mut socket.flow, &socket.owner);
     } else {
         // The policy changed during the handshake; the packets of this flow are dropped from now on.
@@ -118,13 +125,14 @@ fn ended(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the socket of a sock_ops hook, not null.
-    let Some(socket) = (unsafe { sock::kept(sk) }) else {
+    let Some(socket) = (unsafe { sock::kept(ctx.as_ptr(), sk, 0) }) else {
         return;
     };
     // The kernel keeps the smoothed round-trip time shifted left by 3 (struct tcp_sock).
     let measured = Measured { rtt_us: srtt >> 3, retransmits };
     flow::close(ctx.as_ptr(), &mut socket.flow, &socket.owner, measured);
     count::settle(&raw mut socket.flow);
+    seat::leave(cookie(ctx.as_ptr()), UNTIL_CLOSE);
 }
 
 /// All fields are read before any is chosen: the verifier wants each read at a fixed place of the context, and

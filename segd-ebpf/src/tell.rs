@@ -6,7 +6,6 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use segd_common::counter::Loss;
 use segd_common::event::{Event, Kind};
 use segd_common::flow::{DENIAL_BUDGET, DENIAL_NS, Denial, DenialKey, Flow, OwnedFlow, Owner};
-use segd_common::packet::Ends;
 
 use crate::case::{Case, copy};
 use crate::maps::{BUDGET, DENIALS, EVENTS};
@@ -97,11 +96,9 @@ pub(crate) extern "C" fn refuse(case: *const Case, owner: *const Owner, cookie: 
     let place = count::place_of(case);
     count::begin(place, now);
     count::packet(place, case.size());
-    let ends =
-        Ends { local: case.local, peer: case.peer, local_port: case.local_port, peer_port: case.peer_port };
     let key = DenialKey {
         peer: case.peer,
-        port: ends.service_port(case.direction),
+        port: case.service_port(),
         subject: case.subject.id,
         protocol: case.protocol,
         direction: case.direction as u8,

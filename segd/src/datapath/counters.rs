@@ -1,7 +1,6 @@
 //! Reads what the kernel counted. Independent of the agent's other handles, so a scrape never waits for a
 //! policy change.
 
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues};
@@ -9,8 +8,8 @@ use segd_common::counter::{self, Counter, CounterKey, Loss, OVERFLOW};
 use segd_common::flow::{CLOSED, Denial, DenialKey, Flow, FlowKey, OPENED, OwnedFlow};
 use segd_common::schema;
 
-use super::sockets::live::Iterators;
-use super::{Error, sys};
+use super::Error;
+use super::sockets::kept::Kept;
 
 type Flows = HashMap<MapData, FlowKey, OwnedFlow>;
 
@@ -21,10 +20,8 @@ pub struct Counters {
     losses: PerCpuArray<MapData, u64>,
     flows: [(&'static str, Flows); 2],
     denials: HashMap<MapData, DenialKey, Denial>,
-    sockets: OwnedFd,
-    /// One counts what the flows of live sockets have carried; there are none where the kernel has no BTF, and then every
-    /// packet is counted at once.
-    iterators: Iterators,
+    /// Of live sockets, whose flows carry what is not counted by labels yet.
+    kept: Kept,
 }
 
 /// How full a map is.
@@ -39,21 +36,19 @@ pub struct Usage {
 }
 
 impl Counters {
-    pub(super) fn open(maps: &Path, iterators: Iterators) -> Result<Self, Error> {
+    pub(super) fn open(maps: &Path, kept: Kept) -> Result<Self, Error> {
         let typed = |name: &'static str| {
             MapData::from_pin(maps.join(name)).and_then(Map::from_map_data).map_err(|e| Error::map(name, e))
         };
         let map = |name: &'static str| move |e| Error::map(name, e);
         let flows = |name: &'static str| Ok((name, HashMap::try_from(typed(name)?).map_err(map(name))?));
-        let sockets = |e| Error::io("open", &maps.join(schema::SOCKETS), e);
         Ok(Self {
             keys: HashMap::try_from(typed(schema::COUNTER_KEYS)?).map_err(map(schema::COUNTER_KEYS))?,
             values: PerCpuArray::try_from(typed(schema::COUNTERS)?).map_err(map(schema::COUNTERS))?,
             losses: PerCpuArray::try_from(typed(schema::LOSSES)?).map_err(map(schema::LOSSES))?,
             flows: [flows(schema::FLOWS_OUT)?, flows(schema::FLOWS_IN)?],
             denials: HashMap::try_from(typed(schema::DENIALS)?).map_err(map(schema::DENIALS))?,
-            sockets: sys::object_get(&maps.join(schema::SOCKETS)).map_err(sockets)?,
-            iterators,
+            kept,
         })
     }
 
@@ -62,7 +57,7 @@ impl Counters {
     /// The programs count a packet of a socket's flow with the socket; here what live flows have carried is counted by
     /// their labels first, which takes a millisecond for ten thousand sockets.
     pub fn read(&self) -> Result<Vec<(Option<CounterKey>, Counter)>, Error> {
-        self.settle()?;
+        self.kept.settle()?;
         let mut all = Vec::new();
         for entry in self.keys.iter() {
             let (key, place) = entry.map_err(|e| Error::map(schema::COUNTER_KEYS, e))?;
@@ -70,13 +65,6 @@ impl Counters {
         }
         all.push((None, self.sum(OVERFLOW)?));
         Ok(all)
-    }
-
-    /// Has what live sockets carry counted: by labels, and in the flow tables.
-    fn settle(&self) -> Result<(), Error> {
-        let Some(program) = self.iterators.settling() else { return Ok(()) };
-        let walked = sys::iterate(program, self.sockets.as_fd());
-        walked.map(drop).map_err(|e| Error::io("walk over the sockets of", Path::new(schema::SOCKETS), e))
     }
 
     fn sum(&self, place: u32) -> Result<Counter, Error> {
@@ -138,7 +126,7 @@ impl Counters {
         let idle = [all(&self.flows[0].1), all(&self.flows[1].1)];
         // What sockets have carried of them since they last told the tables.
         if idle.iter().any(|keys| !keys.is_empty())
-            && let Err(error) = self.settle()
+            && let Err(error) = self.kept.settle()
         {
             tracing::warn!(%error, "the last packets of silent flows are not counted yet");
         }

@@ -43,14 +43,15 @@ impl Hook {
     }
 }
 
-/// Every hook, in the order of attachment: what tells workloads, then what remembers sockets, then what judges their
-/// packets, then what judges system calls, which must know the flows that packets began.
+/// Every hook, in the order of attachment: what tells workloads, then what remembers sockets (their end before their
+/// beginning, so that none is forgotten to be), then what judges their packets, then what judges system calls, which must
+/// know the flows that packets began.
 pub const HOOKS: [Hook; 11] = [
     Hook::tracepoint("cgroup_mkdir"),
     Hook::tracepoint("cgroup_rmdir"),
-    Hook::cgroup("sock_create", 2),
     Hook::cgroup("sock_release", 34),
     Hook::cgroup("sock_ops", 3),
+    Hook::cgroup("sock_create", 2),
     Hook::cgroup("ingress", 0),
     Hook::cgroup("egress", 1),
     Hook::cgroup("connect4", 10),

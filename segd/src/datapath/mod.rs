@@ -37,7 +37,7 @@ use crate::policy::Compiled;
 use pins::Pins;
 pub use programs::Preparation;
 use programs::{Programs, loader};
-use sockets::live::Iterators;
+use sockets::kept::Kept;
 use tables::Tables;
 pub use tables::{Fallback, InForce, Pending};
 use watch::Watch;
@@ -61,7 +61,7 @@ pub struct Datapath {
     tables: Tables,
     /// Until somebody takes it.
     events: Option<Map>,
-    iterators: Iterators,
+    kept: Kept,
     watch: Watch,
     pins: Pins,
     cgroup: File,
@@ -99,18 +99,18 @@ impl Datapath {
         }
         let opened = programs::load(preparation, &pins, place.log_level).and_then(|mut bpf| {
             let tables = Tables::take(&mut bpf, place.cgroup.clone())?;
-            let iterators = Iterators::default();
-            let observer = Observer::new(iterators.clone(), &pins, place.cgroup.clone(), inode)?;
+            let kept = Kept::default();
+            let observer = Observer::new(kept.clone(), &pins, place.cgroup.clone(), inode)?;
             if pins.has_links() {
                 // What the programs in place know of sockets is asked before others take over.
-                load_iterators(&iterators, &mut bpf);
+                load_kept(&kept, &mut bpf);
             }
             let events = bpf.take_map(schema::EVENTS);
             Ok(Self {
                 programs: Programs::verify(bpf),
                 tables,
                 events,
-                iterators,
+                kept,
                 watch: Watch::Off,
                 pins: pins.clone(),
                 cgroup,
@@ -154,8 +154,8 @@ impl Datapath {
     pub fn settle_in(&mut self) -> Result<(), Error> {
         self.tables.clear_up();
         // It reads the kernel's BTF once more, which takes as long as verifying a large program.
-        if !self.iterators.are_loaded() {
-            load_iterators(&self.iterators, self.programs.loaded()?);
+        if !self.kept.is_readable() {
+            load_kept(&self.kept, self.programs.loaded()?);
         }
         Ok(())
     }
@@ -266,7 +266,7 @@ impl Datapath {
     /// # Errors
     /// If the pins are gone.
     pub fn counters(&self) -> Result<Counters, Error> {
-        Counters::open(&self.pins.maps(), self.iterators.clone())
+        Counters::open(&self.pins.maps(), self.kept.clone())
     }
 
     /// As [`Observer::attached`].
@@ -288,8 +288,8 @@ impl Datapath {
     }
 }
 
-fn load_iterators(iterators: &Iterators, bpf: &mut Ebpf) {
-    if let Err(error) = iterators.load(bpf) {
+fn load_kept(kept: &Kept, bpf: &mut Ebpf) {
+    if let Err(error) = kept.load(bpf) {
         tracing::warn!(
             "live flows are known by their sockets only: {error}; a kernel with /sys/kernel/btf/vmlinux is needed"
         );

@@ -1,22 +1,21 @@
 //! Looks at what the kernel holds, by handles of its own: whoever looks keeps no change of the policy waiting, and
 //! waits for none.
 
-use std::collections::HashMap;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{self, Map, MapData};
-use segd_common::flow::{Seed, Socket};
+use segd_common::flow::Seed;
 use segd_common::schema;
 
 use super::hooks::{self, Attached};
 use super::pins::Pins;
-use super::sockets::live::{self, Iterators};
+use super::sockets::kept::Kept;
+use super::sockets::live;
 use super::sockets::{LiveSocket, Subjects};
 use super::tables::{Current, InForce};
-use super::{Error, cgroups, sys};
+use super::{Error, cgroups};
 use crate::policy::Compiled;
 
 /// Handles to what one data path put into the kernel.
@@ -25,7 +24,8 @@ pub struct Observer {
     pub(super) cgroup: PathBuf,
     pub(super) inode: u64,
     pins: Pins,
-    iterators: Iterators,
+    /// What the programs keep of sockets.
+    pub(super) kept: Kept,
     seeds: Arc<maps::HashMap<MapData, u64, Seed>>,
     current: Arc<Current>,
     /// Whether this agent attached the tracepoints.
@@ -33,7 +33,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(iterators: Iterators, pins: &Pins, cgroup: PathBuf, inode: u64) -> Result<Self, Error> {
+    pub(super) fn new(kept: Kept, pins: &Pins, cgroup: PathBuf, inode: u64) -> Result<Self, Error> {
         let pinned = |name: &'static str| {
             MapData::from_pin(pins.maps().join(name))
                 .and_then(Map::from_map_data)
@@ -45,7 +45,7 @@ impl Observer {
             cgroup,
             inode,
             pins: pins.clone(),
-            iterators,
+            kept,
             seeds: Arc::new(seeds),
             current: Arc::new(Current::new(pinned(schema::ACTIVE)?)?),
             watches: Arc::default(),
@@ -97,15 +97,5 @@ impl Observer {
     /// What the programs were told of a socket and have not used yet.
     pub(super) fn seed(&self, cookie: u64) -> Option<Seed> {
         self.seeds.get(&cookie, 0).ok()
-    }
-
-    /// What the programs keep of each socket, by cookie.
-    pub(super) fn known_sockets(&self) -> Result<HashMap<u64, Socket>, Error> {
-        let iterator = self.iterators.live()?;
-        let pin = self.pins.maps().join(schema::SOCKETS);
-        let failed = |source| Error::io("read the sockets of", &pin, source);
-        let map = sys::object_get(&pin).map_err(failed)?;
-        let bytes = sys::iterate(iterator, map.as_fd()).map_err(failed)?;
-        Ok(live::records(&bytes).collect())
     }
 }

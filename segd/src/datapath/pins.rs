@@ -14,7 +14,7 @@ use segd_common::schema::{self, COUNTER_PLACES, FREE_COUNTERS};
 use super::{Error, hooks, host};
 
 /// Maps that are pinned.
-const PINNED: [&str; 23] = [
+const PINNED: [&str; 24] = [
     schema::ACTIVE,
     schema::HOSTS,
     schema::PREFIXES4,
@@ -27,6 +27,7 @@ const PINNED: [&str; 23] = [
     schema::ENDED,
     schema::ANCESTORS,
     schema::USERS,
+    schema::SEATS,
     schema::SOCKETS,
     schema::SEEDS,
     schema::FLOWS_OUT,

@@ -68,7 +68,7 @@ pub fn programs() -> Result<String, Error> {
     host::check_capabilities()?;
     let mut bpf = super::loader(&0).load(OBJECT).map_err(|e| Error::Load(Box::new(e)))?;
     hooks::load(&mut bpf)?;
-    sockets::live::Iterators::default().load(&mut bpf)?;
+    sockets::kept::Kept::default().load(&mut bpf)?;
     let mut verified: Vec<_> = bpf
         .programs()
         .filter_map(|(name, p)| Some((p.info().ok()?.verified_instruction_count()?, name)))

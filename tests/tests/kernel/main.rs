@@ -20,6 +20,7 @@ mod preview;
 mod refusals;
 mod restart;
 mod revoke;
+mod seats;
 mod seeds;
 mod sinks;
 mod sockets;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use segd_tests::{Report, TIMEOUT, skip};
 
+use crate::seats;
 use crate::support::{ENFORCE, Pair, record, rule};
 
 fn outcome(reports: &[Report]) -> Option<&str> {
@@ -111,6 +112,7 @@ fn failsafe_passes_where_the_kernel_has_no_memory_for_sockets() {
     }
     let zones = format!("{}{ENFORCE}", rule("\"udp/4000\""));
     let agent = pair.agent(&pair.orders, &zones);
+    seats::hold_all(&pair.orders);
     let _servers = [22, 8080].map(|port| pair.orders.tcp_server(port).unwrap());
     let _udp = pair.orders.udp_server(4000).unwrap();
     let mut ssh = pair.transport.hold(pair.orders.v4_port(22)).unwrap();

@@ -2,11 +2,7 @@
 //! their sockets.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
 
-use aya::programs::Program;
-use aya::{Btf, Ebpf};
 use segd_common::flow::{CLOSED, Flow, OPENED, Owner, Seed, Socket};
 use segd_common::traffic::{Reason, Verdict};
 
@@ -26,56 +22,9 @@ pub struct LiveSocket {
     pub flow: Flow,
 }
 
-/// Name of the iterator that shows what is kept of sockets.
-const PROGRAM: &str = "live_sockets";
-/// Name of the iterator that counts what their flows have carried.
-const SETTLING: &str = "settle_sockets";
-
-/// The iterators over sockets, once the kernel has taken them: for those who have handles from before that too.
-#[derive(Clone, Debug, Default)]
-pub(in crate::datapath) struct Iterators(Arc<OnceLock<[OwnedFd; 2]>>);
-
-impl Iterators {
-    /// Loads them. They need the kernel's own BTF.
-    pub(in crate::datapath) fn load(&self, bpf: &mut Ebpf) -> Result<(), Error> {
-        let btf = Btf::from_sys_fs().map_err(|e| refused(PROGRAM)(e.into()))?;
-        let loaded = [load(bpf, &btf, PROGRAM)?, load(bpf, &btf, SETTLING)?];
-        // Whoever loads them twice goes on with the first ones.
-        let _ = self.0.set(loaded);
-        Ok(())
-    }
-
-    pub(in crate::datapath) fn are_loaded(&self) -> bool {
-        self.0.get().is_some()
-    }
-
-    /// The one that shows what is kept of sockets, where the kernel has it.
-    pub(in crate::datapath) fn live(&self) -> Result<BorrowedFd<'_>, Error> {
-        self.0.get().map(|[live, _]| live.as_fd()).ok_or(Error::Object { what: PROGRAM })
-    }
-
-    /// The one that counts what their flows have carried, where the kernel has it.
-    pub(in crate::datapath) fn settling(&self) -> Option<BorrowedFd<'_>> {
-        self.0.get().map(|[_, settling]| settling.as_fd())
-    }
-}
-
-fn refused(hook: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> Error {
-    move |source| Error::Program { hook, source: Box::new(source) }
-}
-
-fn load(bpf: &mut Ebpf, btf: &Btf, name: &'static str) -> Result<OwnedFd, Error> {
-    let Some(Program::Iter(program)) = bpf.program_mut(name) else {
-        return Err(Error::Object { what: name });
-    };
-    program.load("bpf_sk_storage_map", btf).map_err(refused(name))?;
-    let fd = program.fd().map_err(refused(name))?.as_fd();
-    fd.try_clone_to_owned().map_err(|e| refused(name)(aya::programs::ProgramError::IOError(e)))
-}
-
 /// As [`Observer::live_sockets`].
 pub(in crate::datapath) fn all(observer: &Observer) -> Result<Vec<LiveSocket>, Error> {
-    let known = observer.known_sockets();
+    let known = observer.kept.read();
     let rows = list(&observer.cgroup, observer.inode);
     let (known, rows) = match (known, rows) {
         (Ok(known), Ok(rows)) => (known, rows),
@@ -102,19 +51,6 @@ pub(in crate::datapath) fn all(observer: &Observer) -> Result<Vec<LiveSocket>, E
         LiveSocket { cookie: row.cookie, owner, flow: flow(row, direction) }
     });
     Ok(live(&known, &rows).chain(older).collect())
-}
-
-/// What the iterator writes: each socket's cookie, and what is kept of it.
-pub(in crate::datapath) fn records(bytes: &[u8]) -> impl Iterator<Item = (u64, Socket)> {
-    const COOKIE: usize = size_of::<u64>();
-    bytes.chunks_exact(COOKIE + size_of::<Socket>()).filter_map(|record| {
-        let (cookie, socket) = record.split_first_chunk::<COOKIE>()?;
-        let socket = socket.first_chunk::<{ size_of::<Socket>() }>()?;
-        // SAFETY: the program writes a whole `Socket`, which is plain data valid for every bit pattern; the chunk
-        // has its size and may be unaligned.
-        let socket = unsafe { socket.as_ptr().cast::<Socket>().read_unaligned() };
-        Some((u64::from_ne_bytes(*cookie), socket))
-    })
 }
 
 /// Flows that began and did not end. A UDP socket may have been disconnected since.
@@ -151,14 +87,11 @@ fn flow(row: &Row, direction: u8) -> Flow {
 
 #[cfg(test)]
 mod tests {
-    use aya::maps;
     use segd_common::addr::Addr;
-    use segd_common::schema;
     use segd_common::traffic::protocol::{TCP, UDP};
 
     use super::super::state::{CLOSE, ESTABLISHED};
     use super::*;
-    use crate::datapath::sys;
 
     fn socket(protocol: u8, flags: u8) -> Socket {
         let owner = Owner { cgroup: 9, pid: 1, ..Owner::NONE };
@@ -181,41 +114,6 @@ mod tests {
             cgroup: 9,
             netns: 1,
         }
-    }
-
-    #[test]
-    fn what_the_iterator_writes_is_read_back() {
-        let (one, two) = (socket(TCP, OPENED), socket(UDP, 0));
-        let mut bytes = Vec::new();
-        for (cookie, socket) in [(7_u64, one), (8, two)] {
-            bytes.extend(cookie.to_ne_bytes());
-            // SAFETY: plain data without padding.
-            bytes.extend(unsafe {
-                std::slice::from_raw_parts((&raw const socket).cast::<u8>(), size_of::<Socket>())
-            });
-        }
-        assert_eq!(records(&bytes).collect::<Vec<_>>(), [(7, one), (8, two)]);
-        assert_eq!(records(&bytes[..bytes.len() - 1]).count(), 1);
-    }
-
-    #[test]
-    fn the_iterator_shows_what_is_kept_of_a_socket() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: loading a program needs root");
-            return;
-        }
-        let mut bpf = crate::datapath::loader(&0).load(crate::datapath::OBJECT).unwrap();
-        let iterators = Iterators::default();
-        iterators.load(&mut bpf).unwrap();
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let kept = socket(TCP, OPENED);
-        let mut map: maps::SkStorage<_, Socket> = bpf.map_mut(schema::SOCKETS).unwrap().try_into().unwrap();
-        map.insert(&udp, kept, 0).unwrap();
-        let maps::Map::SkStorage(map) = bpf.map(schema::SOCKETS).unwrap() else { panic!() };
-        let bytes = sys::iterate(iterators.live().unwrap(), map.fd().as_fd()).unwrap();
-        let found: Vec<_> = records(&bytes).collect();
-        assert_eq!(found.len(), 1);
-        assert!(found[0].0 != 0 && found[0].1 == kept, "{found:?}");
     }
 
     #[test]

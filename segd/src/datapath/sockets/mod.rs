@@ -4,6 +4,7 @@
 mod destroy;
 mod diag;
 mod direction;
+pub(super) mod kept;
 pub(super) mod live;
 mod namespaces;
 mod owners;

@@ -35,7 +35,7 @@ impl Datapath {
     pub fn seed(&mut self) -> Result<Seeded, Error> {
         let rows = list(&self.observer.cgroup, self.observer.inode)?;
         // A kernel that cannot tell has some seeds that nobody will take.
-        let known = self.observer.known_sockets().unwrap_or_default();
+        let known = self.observer.kept.read().unwrap_or_default();
         let failed = |e| Error::map(schema::SEEDS, e);
         let map =
             self.programs.loaded()?.map_mut(schema::SEEDS).ok_or(Error::Object { what: schema::SEEDS })?;

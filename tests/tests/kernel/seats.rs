@@ -1,0 +1,115 @@
+//! What is kept of sockets: seats are given back with every kind of end, and where there are none, storage serves.
+
+use aya::maps::{Array, Map, MapData};
+use segd_common::flow::{SEAT_HELD, SEAT_SHIFT, Seat, UNTIL_RELEASE};
+use segd_common::schema;
+use segd_tests::{Agent, Host, Report, TIMEOUT, wait_for};
+
+use crate::support::{ENFORCE, Pair, SOON, counted, record, rule};
+
+/// As the kernel takes it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Value(Seat);
+
+// SAFETY: plain data without padding.
+unsafe impl aya::Pod for Value {}
+
+fn seats(host: &Host) -> Array<MapData, Value> {
+    let version = format!("v{}", schema::VERSION);
+    let pin = host.bpffs().join(version).join("maps").join(schema::SEATS);
+    Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap().try_into().unwrap()
+}
+
+fn held(host: &Host) -> usize {
+    let seats = seats(host);
+    seats.iter().filter(|seat| seat.as_ref().unwrap().0.whose & SEAT_HELD != 0).count()
+}
+
+/// As if other sockets had all seats of a host's agent that are free.
+pub(crate) fn hold_all(host: &Host) {
+    let mut seats = seats(host);
+    for place in 0..schema::SEAT_ENTRIES {
+        if seats.get(&place, 0).unwrap().0.whose & SEAT_HELD == 0 {
+            let seat = Seat { whose: u64::MAX << SEAT_SHIFT | UNTIL_RELEASE, ..Seat::default() };
+            seats.set(place, Value(seat), 0).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_end_gives_the_seat_back() {
+    let Some(pair) = Pair::new("seats") else { return };
+    let zones = format!("{}{ENFORCE}", rule("\"tcp/8080\", \"udp/4000\", \"tcp/1\""));
+    let (client, server) = (&pair.transport, &pair.orders);
+    let agents = [client, server].map(|host| pair.agent(host, &zones));
+    let _tcp = pair.orders.tcp_server(8080).unwrap();
+    let _udp = pair.orders.udp_server(4000).unwrap();
+    assert_eq!((held(client), held(server)), (0, 2), "the servers have theirs");
+    let held_by_a_connection = {
+        let mut connection = pair.transport.hold(pair.orders.v6_port(8080)).unwrap();
+        assert_eq!(connection.exchange("ping").unwrap().text(), Some("ping"));
+        (held(client), held(server))
+    };
+    assert_eq!(held_by_a_connection, (1, 3));
+    let to = pair.orders.v4_port(8080).to_string();
+    for arguments in [
+        // Closed by the client, by both with a reset, and 200 times more than once.
+        &["tcp-connect", &to, "--send", "ping"][..],
+        &["churn", &to, "--connects", "200"],
+        &["udp-send", &pair.orders.v4_port(4000).to_string()],
+        &["udp-connected", &pair.orders.v6_port(4000).to_string()],
+        // Refused by the peer's kernel, by the policy at connect, and by the policy before it is made.
+        &["tcp-connect", &pair.orders.v4_port(1).to_string()],
+        &["tcp-connect", &pair.orders.v4_port(2).to_string()],
+        &["socket", "--kind", "raw", "--protocol", "255"],
+    ] {
+        let reports = pair.transport.act(arguments).unwrap();
+        assert!(!reports.is_empty(), "{arguments:?}");
+    }
+    // The server's part in what the client's agent knows nothing of, and connections that stay within the host.
+    for host in [&pair.orders, &pair.transport] {
+        host.tcp_connect(pair.orders.v4_port(8080)).unwrap();
+    }
+    wait_for("the seats of what has ended", SOON, || {
+        let held = (held(client), held(server));
+        (held == (0, 2)).then_some(())
+    })
+    .unwrap();
+    counted(&agents[0], "segd_lost_events_total", &[], 0.0);
+}
+
+#[test]
+fn without_a_seat_a_socket_has_storage() {
+    let Some(pair) = Pair::new("storage") else { return };
+    let zones = format!("{}{ENFORCE}", rule("\"tcp/8080\", \"udp/4000\""));
+    let agents = [&pair.transport, &pair.orders].map(|host| pair.agent(host, &zones));
+    // One listener has a seat, whose connections find none; another has storage, which its connections inherit.
+    let mut seated = pair.orders.tcp_server(8080).unwrap();
+    for host in [&pair.transport, &pair.orders] {
+        hold_all(host);
+    }
+    let mut before = pair.transport.hold(pair.orders.v4_port(8080)).unwrap();
+    assert_eq!(before.exchange("one").unwrap().text(), Some("one"));
+    let pid = |agent: &Agent| {
+        let fields = [("event", "open"), ("protocol", "tcp"), ("direction", "inbound")];
+        record(agent, &fields)["process"]["pid"].clone()
+    };
+    let own = u64::from(seated.process().pid());
+    assert_eq!(pid(&agents[1]), own, "the listener's process");
+    drop((before, seated));
+    record(&agents[1], &[("event", "close"), ("protocol", "tcp"), ("direction", "inbound")]);
+    let mut stored = pair.orders.tcp_server(8080).unwrap();
+    let _udp = pair.orders.udp_server(4000).unwrap();
+    let bound = format!("{}:40123", pair.transport.v4());
+    let to = pair.orders.v4_port(8080).to_string();
+    pair.transport.act(&["tcp-connect", &to, "--send", "ping", "--bind", &bound]).unwrap();
+    let opened = record(&agents[1], &[("event", "open"), ("src.port", "40123")]);
+    assert_eq!(opened["process"]["pid"], u64::from(stored.process().pid()), "{opened}");
+    record(&agents[0], &[("event", "close"), ("src.port", "40123")]);
+    assert_eq!(pair.transport.udp_send(pair.orders.v4_port(4000)).unwrap().text(), Some("ping"));
+    let outcome = pair.transport.tcp_connect(pair.orders.v4_port(9)).unwrap();
+    assert_eq!(outcome.errno(), Some("EPERM"), "{outcome:?}");
+    let outcome = pair.orders.tcp_connect(pair.transport.v4_port(9)).unwrap();
+    assert!(matches!(outcome, Report::Failed { .. }) && outcome.errno() != Some(TIMEOUT), "{outcome:?}");
+}
