@@ -27,6 +27,8 @@ pub(super) enum Kind {
 
 const ENFORCE: &str = "segd-enforce";
 const MONITOR: &str = "segd-monitor";
+/// `segd-enforce` while the agents are stopped.
+const PROGRAMS: &str = "segd-programs";
 
 /// The prefixes at which segd is held against nftables; if they were not measured, the middle one of what was.
 const NFT_PREFIXES: usize = 10_000;
@@ -57,7 +59,9 @@ pub(super) fn bars(samples: &Samples) -> Vec<Bar> {
         }
     }
     bars.extend(FLAT.iter().filter_map(|(load, most)| flat(samples, load, *most)));
+    bars.extend(FLAT.iter().filter_map(|(load, most)| programs_flat(samples, load, *most)));
     bars.extend(["tcp-connect", "tcp-request"].iter().filter_map(|load| modes(samples, load)));
+    bars.extend(["tcp-connect", "tcp-request"].iter().filter_map(|load| programs_modes(samples, load)));
     bars.extend(["ingress", "egress"].iter().filter_map(|hook| packet(samples, hook)));
     bars.extend(tables(samples));
     bars.extend(swaps(samples));
@@ -140,6 +144,38 @@ fn modes(samples: &Samples, load: &str) -> Option<Bar> {
     let name = format!("{load}: {ENFORCE} against {MONITOR}, change");
     let change = bar(name, (ratio.median - 1.0).abs() * 100.0, Kind::AtMost, 1.0, "%");
     Some(Bar { note: spread(Some(ratio)), ..change })
+}
+
+/// By how much of an operation's time its programs' time with one subject is from that with another, round by round: what
+/// shows where a machine's rates differ by more than what is looked for.
+fn programs_change(samples: &Samples, of: &Subject, to: &Subject, load: &str) -> Option<Figure> {
+    let rounds = |subject, metric| samples.rounds("programs", subject, load, metric);
+    let (of, to, time) =
+        (rounds(of, "ns_per_operation")?, rounds(to, "ns_per_operation")?, rounds(to, "operation")?);
+    let change = |(round, ns): (&u32, &f64)| Some((ns - to.get(round)?) / time.get(round)? * 100.0);
+    Figure::of(of.iter().filter_map(change))
+}
+
+fn of_programs(name: String, change: Figure, most: f64) -> Bar {
+    let note = format!("{:.2} to {:.2} % of an operation's time", change.least, change.most);
+    Bar { note, ..bar(name, change.median.abs(), Kind::AtMost, most, "%") }
+}
+
+fn programs_flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
+    let sizes: Vec<&Subject> =
+        samples.subjects("programs").into_iter().filter(|subject| subject.variant == PROGRAMS).collect();
+    let smallest = *sizes.first()?;
+    let changes = sizes[1..].iter().filter_map(|s| Some((programs_change(samples, s, smallest, load)?, *s)));
+    let (worst, size) = changes.max_by(|a, b| a.0.median.abs().total_cmp(&b.0.median.abs()))?;
+    let name = format!("{load}: time in the programs, {} against {}, change", size.title(), smallest.title());
+    Some(of_programs(name, worst, most))
+}
+
+fn programs_modes(samples: &Samples, load: &str) -> Option<Bar> {
+    let monitor = samples.subjects("programs").into_iter().find(|subject| subject.variant == MONITOR)?;
+    let change = programs_change(samples, &monitor.but(ENFORCE), monitor, load)?;
+    let name = format!("{load}: time in the programs, {ENFORCE} against {MONITOR}, change");
+    Some(of_programs(name, change, 1.0))
 }
 
 /// What a packet of an established connection costs more than an empty program's run.

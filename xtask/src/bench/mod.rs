@@ -45,7 +45,9 @@
 //! # The other parts
 //! - `programs`: each program's instructions, also of programs that do nothing but look a packet's socket's storage up and
 //!   count there (`look-up`), ns per run by the kernel's statistics under every load (both hosts
-//!   together), and by BPF_PROG_TEST_RUN (cgroup_skb only; its packet has no real socket, so it goes by the flow table);
+//!   together), and by BPF_PROG_TEST_RUN (cgroup_skb only; its packet has no real socket, so it goes by the flow table).
+//!   With the smallest and the largest policy too: by how much of an operation's time the programs take more or less with
+//!   another policy or mode, which shows one percent where rates differ by more from one round to the next;
 //! - `tables`: the largest policy is loaded into an agent that holds a small one, then ten of its entries are changed by
 //!   `segd apply`, in the zone file that holds them all (ten of its 200 zones) or in a small one beside it. Measured
 //!   from the call of the command (with the start of its process) until the kernel judges by the new tables (its own

@@ -24,18 +24,22 @@ const REPEAT: u32 = 500_000;
 
 pub(crate) fn measure(options: &Options) -> Result<()> {
     let pair = Pair::new("bench-programs")?;
-    let size = options.typical();
+    let typical = options.typical();
     let bare = [("empty", Programs::empty(&options.empty)?), ("look-up", Programs::look_up(&options.empty)?)];
+    let mut kinds = vec![("segd-monitor", typical), (ENFORCE, typical)];
+    // Others are measured for whether the size matters.
+    kinds.extend(options.extremes().into_iter().filter(|size| *size != typical).map(|size| (ENFORCE, size)));
     let mut judging = Vec::new();
-    for (name, enforce, port) in [("segd-monitor", false, 9501), (ENFORCE, true, 9502)] {
-        let zones = zone_file(&pair, size, enforce, 0);
-        let plan = Plan { name, port, zones: &zones, zone: [CLIENT, SERVER], log_size: LITTLE };
-        judging.push((name, Agents::start(&pair, &plan)?));
+    for ((name, size), port) in kinds.into_iter().zip(9501..) {
+        let zones = zone_file(&pair, size, name == ENFORCE, 0);
+        let unique = format!("{name}-{}", size.word());
+        let plan = Plan { name: &unique, port, zones: &zones, zone: [CLIENT, SERVER], log_size: LITTLE };
+        judging.push((name, size, Agents::start(&pair, &plan)?));
     }
     for (name, programs) in &bare {
         sizes(name, programs)?;
     }
-    for (name, agents) in &judging {
+    for (name, _, agents) in judging.iter().filter(|(_, size, _)| *size == typical) {
         sizes(name, agents.programs()[0])?;
     }
     let _statistics = enable_stats(Stats::RunTime).context("the kernel does not count run times")?;
@@ -49,14 +53,14 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
                 under_load(options, &pair, [programs, programs], &sample, load)?;
                 drop(attached);
             }
-            for (name, agents) in &mut judging {
+            for (name, size, agents) in &mut judging {
                 let attached = agents.attach()?;
-                let sample = Sample::of(PART, name, round).at(size).load(load.name());
+                let sample = Sample::of(PART, name, round).at(*size).load(load.name());
                 under_load(options, &pair, agents.programs(), &sample, load)?;
                 if *name == ENFORCE {
                     // Without waking the agents, and without being preempted by them.
                     agents.pause()?;
-                    let sample = Sample::of(PART, "segd-programs", round).at(size).load(load.name());
+                    let sample = Sample::of(PART, "segd-programs", round).at(*size).load(load.name());
                     under_load(options, &pair, agents.programs(), &sample, load)?;
                     agents.resume()?;
                 }
@@ -67,8 +71,8 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
         for (name, programs) in &bare {
             test_runs(&pair, programs, &Sample::of(PART, name, round))?;
         }
-        for (name, agents) in &judging {
-            test_runs(&pair, agents.programs()[0], &Sample::of(PART, name, round).at(size))?;
+        for (name, size, agents) in &judging {
+            test_runs(&pair, agents.programs()[0], &Sample::of(PART, name, round).at(*size))?;
         }
     }
     Ok(())
@@ -123,7 +127,8 @@ fn under_load(
         }
         all += ns;
     }
-    sample.tell("ns_per_operation", "ns", all as f64 / report.with_warm_up as f64)
+    sample.tell("ns_per_operation", "ns", all as f64 / report.with_warm_up as f64)?;
+    sample.tell("operation", "ns", options.seconds * 1e9 / report.with_warm_up as f64)
 }
 
 /// BPF_PROG_TEST_RUN over a datagram of a flow that is known after the first run; only cgroup_skb programs have it.

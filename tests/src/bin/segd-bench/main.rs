@@ -117,6 +117,16 @@ impl Options {
         estate::Size { prefixes, rules: self.rules.iter().copied().min().unwrap_or(10) }
     }
 
+    /// The smallest and the largest one.
+    fn extremes(&self) -> [estate::Size; 2] {
+        let (prefixes, rules) = (&self.prefixes, &self.rules);
+        let size = |prefixes: Option<&usize>, rules: Option<&usize>| estate::Size {
+            prefixes: prefixes.copied().unwrap_or(10),
+            rules: rules.copied().unwrap_or(10),
+        };
+        [size(prefixes.iter().min(), rules.iter().min()), size(prefixes.iter().max(), rules.iter().max())]
+    }
+
     fn length(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }
