@@ -36,6 +36,8 @@ pub const ANCESTORS: &str = "ANCESTORS";
 pub const USERS: &str = "USERS";
 /// `SEATS`: array of [`Seat`](crate::flow::Seat), by SO_COOKIE modulo its size: what is kept of a socket.
 pub const SEATS: &str = "SEATS";
+/// `GREETED`: per-CPU array of one [`Greeting`](crate::flow::Greeting).
+pub const GREETED: &str = "GREETED";
 /// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket), of those that have no seat.
 pub const SOCKETS: &str = "SOCKETS";
 /// `SEEDS`: hash from SO_COOKIE to [`Seed`](crate::flow::Seed), of sockets older than the programs.

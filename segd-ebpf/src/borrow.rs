@@ -1,5 +1,5 @@
-//! Flows of unconnected UDP sockets: the last one of each socket stands with what is kept of it for a moment, so that a packet that
-//! goes on with it needs neither the flow tables nor a clock.
+//! Flows of unconnected UDP sockets: the last one of each socket stands with what is kept of it for a moment, so that a packet
+//! that goes on with it needs neither the flow tables nor a clock.
 //!
 //! What is so carried is moved to the flow table's entry and to its counter when the moment is over, when the socket is
 //! released, and when user space reads the counters.

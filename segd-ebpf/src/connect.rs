@@ -7,14 +7,14 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use segd_common::addr::Addr;
-use segd_common::flow::{BORROWED, CLOSE_BY_RELEASE, Socket};
+use segd_common::flow::{BORROWED, CLOSE_BY_RELEASE, Socket, UNTIL_RELEASE};
 use segd_common::traffic::{Direction, Reason, protocol};
 
 use crate::case::{Case, Context, Size, cookie, is_icmp, zero};
 use crate::sock::{self, RAW, STREAM};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{borrow, count, flow, subject};
+use crate::{borrow, count, flow, seat, subject};
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
@@ -66,6 +66,8 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
     if kind == RAW {
         return true;
     }
+    // An accepted connection that was dissolved has no hold on its seat any more.
+    seat::hold(cookie(ctx.as_ptr()), UNTIL_RELEASE);
     // SAFETY: the socket of a socket-address hook.
     let Some(socket) = (unsafe { sock::kept(ctx.as_ptr(), sk, sock::MAKE) }) else {
         return true;

@@ -54,6 +54,17 @@ fn settle(flow: &mut Flow) {
     }
 }
 
+/// Whether some socket has a seat, and not only is about to.
+///
+/// # Safety
+/// The iterator's own value, not null.
+#[inline(always)]
+unsafe fn is_held(seat: *const Seat) -> bool {
+    // SAFETY: by the caller.
+    let whose = unsafe { (*seat).whose };
+    whose & SEAT_HELD != 0 && whose >> SEAT_SHIFT != 0
+}
+
 /// [`settle_sockets`] for seats.
 #[unsafe(link_section = "iter/bpf_map_elem")]
 #[unsafe(no_mangle)]
@@ -61,7 +72,7 @@ extern "C" fn settle_seats(ctx: *const SeatContext) -> i32 {
     // SAFETY: the kernel passes this context; the value is null after the last, and outlives the call.
     unsafe {
         let seat = (*ctx).value;
-        if !seat.is_null() && (*seat).whose & SEAT_HELD != 0 {
+        if !seat.is_null() && is_held(seat) {
             settle(&mut (*seat).socket.flow);
         }
     }
@@ -103,7 +114,7 @@ extern "C" fn live_seats(ctx: *const SeatContext) -> i32 {
     // SAFETY: the kernel passes this context; the value is null after the last, and outlives the call.
     unsafe {
         let (meta, seat) = ((*ctx).meta, (*ctx).value);
-        if !seat.is_null() && (*seat).whose & SEAT_HELD != 0 {
+        if !seat.is_null() && is_held(seat) {
             write((*meta).seq, (*seat).whose >> SEAT_SHIFT, &raw const (*seat).socket);
         }
     }

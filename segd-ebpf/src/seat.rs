@@ -1,12 +1,14 @@
 //! Seats: what is kept of most sockets lies in one table, at the place that the socket's cookie says. It costs neither an
 //! allocation at a socket's beginning nor a release behind its end, and a packet finds it without a call.
 //!
-//! Cookies are given in order, so a place is wanted again only when as many sockets have come as there are places. A socket
-//! that finds its place held gets socket-local storage instead, and so does each whose end the programs may not see: see
-//! [`crate::sock`]. A place that is free again keeps what it held until another socket takes it, for packets that come
-//! behind the end.
+//! Each CPU gives cookies in order, so that few sockets want the same place at a time. One that finds its place held gets
+//! socket-local storage instead, and so does each whose end is not sure to be seen: see [`crate::sock`]. A place that is free
+//! again keeps what it held until another socket takes it, for packets that come behind the end.
+//!
+//! What takes a place for good, until the programs are taken off: a socket that another program of the cgroup refuses at its
+//! creation, of which no release is told, and a connection for which another program takes TCP's state callback back.
 
-use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or};
+use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_xchg};
 use core::ptr::{read_volatile, write_volatile};
 
 use segd_common::flow::{Greeting, SEAT_HELD, SEAT_SHIFT, Seat, Socket};
@@ -23,59 +25,69 @@ fn at(cookie: u64) -> Option<*mut Seat> {
     SEATS.get_ptr_mut((cookie % u64::from(SEAT_ENTRIES)) as u32)
 }
 
-/// The seat of the socket with this cookie, if it has one.
+/// The seat of the socket with this cookie, if it has one, and the word that says so.
 #[inline(always)]
-fn of(cookie: u64) -> Option<*mut Seat> {
+fn of(cookie: u64) -> Option<(*mut Seat, u64)> {
     let seat = at(cookie)?;
-    // SAFETY: a field of a live map value. Zero, the cookie of no socket, is that of a place that nobody had yet.
-    let own = unsafe { read_volatile(&raw const (*seat).whose) >> SEAT_SHIFT == cookie && cookie != 0 };
-    if own { Some(seat) } else { None }
+    // SAFETY: a field of a live map value.
+    let whose = unsafe { read_volatile(&raw const (*seat).whose) };
+    // Zero, the cookie of no socket, is that of a place that nobody had yet or that somebody is taking.
+    if whose >> SEAT_SHIFT == cookie && cookie != 0 { Some((seat, whose)) } else { None }
 }
 
 /// What is kept of the socket with this cookie, if it has a seat.
 #[inline(always)]
 pub(crate) fn kept(cookie: u64) -> Option<&'static mut Socket> {
     // SAFETY: a look-up's pointer stays valid for the program's run. A place is given to another socket only after the end
-    // of this one.
-    of(cookie).map(|seat| unsafe { &mut (*seat).socket })
+    // of this one, which nothing of this one but a late packet can outrun: see `flow` for what such a packet does.
+    of(cookie).map(|(seat, _)| unsafe { &mut (*seat).socket })
 }
 
 /// Gives a socket its seat, if that is free, until it [`leave`]s for each of the reasons in `until`.
 #[inline(always)]
 pub(crate) fn take(cookie: u64, until: u64) -> Option<&'static mut Socket> {
+    let mine = cookie << SEAT_SHIFT | until;
+    if mine >> SEAT_SHIFT != cookie {
+        // The kernel counts down from the highest number where it was interrupted as it gave a cookie.
+        return None;
+    }
     let seat = at(cookie)?;
     // SAFETY: a look-up's pointer stays valid for the program's run. Who writes the first hold has the place alone, and from
-    // then on the former socket does not find it.
+    // then on the former socket does not find it; this one does when all of it is empty.
     unsafe {
         let whose = read_volatile(&raw const (*seat).whose);
         if whose & SEAT_HELD != 0 {
             return None;
         }
-        let mine = cookie << SEAT_SHIFT | until;
-        let (_, free) = atomic_cxchg::<u64, ORDER, ORDER>(&raw mut (*seat).whose, whose, mine);
+        let (_, free) = atomic_cxchg::<u64, ORDER, ORDER>(&raw mut (*seat).whose, whose, until);
         if !free {
             return None;
         }
-        let socket = &raw mut (*seat).socket;
-        zero(socket);
-        Some(&mut *socket)
+        zero(&raw mut (*seat).socket);
+        atomic_xchg::<u64, ORDER>(&raw mut (*seat).whose, mine);
+        Some(&mut (*seat).socket)
     }
 }
 
-/// One more end until which a socket's seat is held, if it has one.
+/// One more end until which a socket's seat is held. Returns false if it has a seat no more that was found for it.
 #[inline(always)]
-pub(crate) fn hold(cookie: u64, until: u64) {
-    if let Some(seat) = of(cookie) {
+pub(crate) fn hold(cookie: u64, until: u64) -> bool {
+    match of(cookie) {
         // SAFETY: a field of a live map value.
-        unsafe { atomic_or::<u64, u64, ORDER>(&raw mut (*seat).whose, until) };
+        Some((seat, whose)) if whose & until == 0 => unsafe {
+            atomic_cxchg::<u64, ORDER, ORDER>(&raw mut (*seat).whose, whose, whose | until).1
+        },
+        _ => true,
     }
 }
 
 /// One of the ends until which a socket's seat is held has come. With the last one the seat is free.
 #[inline(always)]
 pub(crate) fn leave(cookie: u64, end: u64) {
-    if let Some(seat) = of(cookie) {
-        // SAFETY: a field of a live map value.
+    if let Some((seat, whose)) = of(cookie)
+        && whose & end != 0
+    {
+        // SAFETY: a field of a live map value; while it is held for this end, nobody else gets the place.
         unsafe { atomic_and::<u64, u64, ORDER>(&raw mut (*seat).whose, !end) };
     }
 }

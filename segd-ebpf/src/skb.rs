@@ -16,7 +16,7 @@ use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 use crate::bytes::{Skb, is_plain_tcp, plain};
 use crate::case::{Case, Size, cookie, copy, is_icmp};
 use crate::maps::NOBODY;
-use crate::sock::{self, CLOSE, LISTEN, MAKE, RAW, SYN_SENT};
+use crate::sock::{self, CLOSE, LISTEN, MAKE, RAW, SYN_RECV, SYN_SENT};
 use crate::view::Policy;
 use crate::{borrow, count, decided, flow, seat, seed, subject, tell};
 
@@ -202,7 +202,7 @@ fn full(skb: *const __sk_buff) -> Option<*mut bpf_sock> {
 }
 
 /// Makes storage for the socket of a packet of which nothing is kept, unless its TCP has ended, for behind that nothing
-/// begins. Returns 1 if there is any, else 0.
+/// begins, or another CPU is about to accept it, which begins its flow. Returns 1 if there is any, else 0.
 #[inline(never)]
 fn meet(skb: *mut __sk_buff) -> u32 {
     let Some(sk) = full(skb) else {
@@ -210,7 +210,7 @@ fn meet(skb: *mut __sk_buff) -> u32 {
     };
     // SAFETY: a full socket.
     let sock = unsafe { Sock::of(sk) };
-    if sock.is_tcp() && sock.state == CLOSE {
+    if sock.is_tcp() && matches!(sock.state, CLOSE | SYN_RECV) {
         return 0;
     }
     // SAFETY: as above.
@@ -260,10 +260,15 @@ fn look_closely(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, sock:
         }
         return handshake(ctx, case, &socket.owner, flags);
     }
+    if sock.state == SYN_RECV && socket.flow.protocol == 0 {
+        // Another CPU is about to accept it.
+        return handshake(ctx, case, &socket.owner, flags);
+    }
     connection(ctx, case, socket, sock.state, flags)
 }
 
-/// Reads and judges a packet for itself, for the kernel has no memory to remember its socket, or its socket has ended.
+/// Reads and judges a packet for itself, for the kernel has no memory to remember its socket, or that has ended or is not
+/// accepted yet.
 /// Returns 1 if it passes, else 0.
 #[inline(never)]
 fn look_alone(skb: *mut __sk_buff, leaving: u32) -> u32 {
@@ -297,7 +302,7 @@ fn judge_alone(ctx: &SkBuffContext, case: &mut Case, sock: &Sock, nobody: &Owner
         }
         return is_kernels_or_a_copy(case, nobody, flags) || flow::datagram(ctx.as_ptr(), case, nobody);
     }
-    if sock.state == LISTEN {
+    if matches!(sock.state, LISTEN | SYN_RECV) {
         return handshake(ctx, case, nobody, flags);
     }
     if sock.state == CLOSE && case.leaving && flags & TCP_RST != 0 {

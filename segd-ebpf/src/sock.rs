@@ -29,6 +29,8 @@ pub(crate) const RAW: u32 = 3;
 const MPTCP: u32 = 262;
 /// TCP_SYN_SENT of include/net/tcp_states.h.
 pub(crate) const SYN_SENT: u32 = 2;
+/// TCP_SYN_RECV of include/net/tcp_states.h.
+pub(crate) const SYN_RECV: u32 = 3;
 /// TCP_CLOSE of include/net/tcp_states.h.
 pub(crate) const CLOSE: u32 = 7;
 /// TCP_LISTEN of include/net/tcp_states.h.
@@ -73,8 +75,8 @@ pub(crate) unsafe fn accept(
     case: &Case,
     watched: bool,
 ) -> Option<&'static mut Socket> {
-    // SAFETY: by the caller.
-    let inherited = unsafe { storage(sk, 0) };
+    // SAFETY: by the caller. A connection that both sides began has a seat already.
+    let inherited = unsafe { kept(ctx, sk, 0) };
     if inherited.is_some() {
         return inherited;
     }
@@ -125,7 +127,10 @@ fn sock_create(ctx: SockContext) -> i32 {
     let sk = ctx.sock;
     // SAFETY: the context of this hook is the socket.
     let (kind, number) = unsafe { ((*sk).type_, (*sk).protocol) };
-    let socket = match seat::take(cookie(ctx.as_ptr()), UNTIL_RELEASE) {
+    // Of these two the release is told, whatever becomes of them.
+    let released = number == u32::from(protocol::TCP) || number == u32::from(protocol::UDP);
+    let seat = if released { seat::take(cookie(ctx.as_ptr()), UNTIL_RELEASE) } else { None };
+    let socket = match seat {
         Some(socket) => socket,
         // SAFETY: as above.
         None => match unsafe { storage(sk, MAKE) } {

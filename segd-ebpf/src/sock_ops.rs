@@ -12,7 +12,7 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use segd_common::addr::Addr;
 use segd_common::counter::OVERFLOW;
-use segd_common::flow::{CLOSE_BY_STATE, UNTIL_CLOSE};
+use segd_common::flow::{CLOSE_BY_STATE, CLOSED, OPENED, UNTIL_CLOSE};
 use segd_common::id::Generation;
 use segd_common::packet::Ends;
 use segd_common::traffic::{Direction, Reason, protocol};
@@ -46,7 +46,7 @@ fn watch(ctx: &SockOpsContext) -> bool {
 
 #[inline(always)]
 fn began(ctx: &SockOpsContext) {
-    // SAFETY: the context's socket, checked for null by `kept`'s helper.
+    // SAFETY: the context's socket.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if sk.is_null() {
         return;
@@ -55,9 +55,10 @@ fn began(ctx: &SockOpsContext) {
     let Some(socket) = (unsafe { sock::kept(ctx.as_ptr(), sk, 0) }) else {
         return;
     };
-    if socket.flow.protocol == protocol::TCP && watch(ctx) {
+    // Of a connection to one of the host's own addresses a packet may show that it leaves a container, and begin the flow.
+    let within = socket.flow.protocol != protocol::TCP && ends(ctx).peer.is_loopback();
+    if !within && watch(ctx) && seat::hold(cookie(ctx.as_ptr()), UNTIL_CLOSE) {
         socket.flow.flags |= CLOSE_BY_STATE;
-        seat::hold(cookie(ctx.as_ptr()), UNTIL_CLOSE);
     }
 }
 
@@ -88,6 +89,10 @@ fn accepted(ctx: &SockOpsContext) {
     let Some(socket) = (unsafe { sock::accept(ctx.as_ptr(), sk, case, watched) }) else {
         return;
     };
+    if socket.flow.flags & (OPENED | CLOSED) == OPENED {
+        // Both sides began; it goes on as this side's.
+        return;
+    }
     let by_state = if watched { CLOSE_BY_STATE } else { 0 };
     subject::resolve(socket, case);
     case.decide();
@@ -101,7 +106,7 @@ fn accepted(ctx: &SockOpsContext) {
         return;
     }
     flow::begin(&mut socket.flow, case);
-    socket.flow.flags = by_state;
+    socket.flow.flags |= by_state;
     if case.verdict.passes() {
         flow::open(ctx.as_ptr(), &mut socket.flow, &socket.owner);
     } else {

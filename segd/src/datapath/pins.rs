@@ -14,7 +14,7 @@ use segd_common::schema::{self, COUNTER_PLACES, FREE_COUNTERS};
 use super::{Error, hooks, host};
 
 /// Maps that are pinned.
-const PINNED: [&str; 24] = [
+const PINNED: [&str; 25] = [
     schema::ACTIVE,
     schema::HOSTS,
     schema::PREFIXES4,
@@ -28,6 +28,7 @@ const PINNED: [&str; 24] = [
     schema::ANCESTORS,
     schema::USERS,
     schema::SEATS,
+    schema::GREETED,
     schema::SOCKETS,
     schema::SEEDS,
     schema::FLOWS_OUT,

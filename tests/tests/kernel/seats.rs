@@ -1,8 +1,10 @@
 //! What is kept of sockets: seats are given back with every kind of end, and where there are none, storage serves.
 
 use aya::maps::{Array, Map, MapData};
-use segd_common::flow::{SEAT_HELD, SEAT_SHIFT, Seat, UNTIL_RELEASE};
+use segd_common::flow::{Flow, OPENED, Owner, SEAT_HELD, SEAT_SHIFT, Seat, Socket, UNTIL_RELEASE};
+use segd_common::id::Generation;
 use segd_common::schema;
+use segd_common::traffic::Verdict;
 use segd_tests::{Agent, Host, Report, TIMEOUT, wait_for};
 
 use crate::support::{ENFORCE, Pair, SOON, counted, record, rule};
@@ -52,20 +54,22 @@ fn every_end_gives_the_seat_back() {
         (held(client), held(server))
     };
     assert_eq!(held_by_a_connection, (1, 3));
-    let to = pair.orders.v4_port(8080).to_string();
-    for arguments in [
-        // Closed by the client, by both with a reset, and 200 times more than once.
-        &["tcp-connect", &to, "--send", "ping"][..],
-        &["churn", &to, "--connects", "200"],
-        &["udp-send", &pair.orders.v4_port(4000).to_string()],
-        &["udp-connected", &pair.orders.v6_port(4000).to_string()],
+    let to = |port| pair.orders.v4_port(port).to_string();
+    let again = ["churn", &to(8080), "--connects", "200"];
+    let raw = ["socket", "--kind", "raw", "--protocol", "255"];
+    for (arguments, errno) in [
+        (&["tcp-connect", &to(8080), "--send", "ping"][..], None),
+        // Each ends with a reset.
+        (&again, None),
+        (&["udp-send", &to(4000)], None),
+        (&["udp-connected", &pair.orders.v6_port(4000).to_string()], None),
         // Refused by the peer's kernel, by the policy at connect, and by the policy before it is made.
-        &["tcp-connect", &pair.orders.v4_port(1).to_string()],
-        &["tcp-connect", &pair.orders.v4_port(2).to_string()],
-        &["socket", "--kind", "raw", "--protocol", "255"],
+        (&["tcp-connect", &to(1)], Some("ECONNREFUSED")),
+        (&["tcp-connect", &to(2)], Some("EPERM")),
+        (&raw, Some("EPERM")),
     ] {
         let reports = pair.transport.act(arguments).unwrap();
-        assert!(!reports.is_empty(), "{arguments:?}");
+        assert_eq!(reports.last().and_then(Report::errno), errno, "{arguments:?}: {reports:?}");
     }
     // The server's part in what the client's agent knows nothing of, and connections that stay within the host.
     for host in [&pair.orders, &pair.transport] {
@@ -78,6 +82,47 @@ fn every_end_gives_the_seat_back() {
     .unwrap();
     counted(&agents[0], "segd_lost_events_total", &[], 0.0);
 }
+
+#[test]
+fn a_seat_says_nothing_of_who_had_it_before() {
+    let Some(pair) = Pair::new("again") else { return };
+    let zones = format!("{}{ENFORCE}", rule("\"tcp/8080\", \"udp/4000\""));
+    let agents = [&pair.transport, &pair.orders].map(|host| pair.agent(host, &zones));
+    let exchange = |port: u16| {
+        let bound = format!("{}:{port}", pair.transport.v4());
+        let to = pair.orders.v4_port(8080).to_string();
+        let mut server = pair.orders.tcp_server(8080).unwrap();
+        let reports = pair.transport.act(&["tcp-connect", &to, "--send", "ping", "--bind", &bound]).unwrap();
+        assert_eq!(reports.last().and_then(Report::text), Some("ping"), "{reports:?}");
+        let port = port.to_string();
+        let of = |agent, event| record(agent, &[("event", event), ("src.port", &port)]);
+        assert_eq!(of(&agents[1], "open")["process"]["pid"], u64::from(server.process().pid()));
+        agents.each_ref().map(|agent| {
+            let closed = of(agent, "close");
+            ["packets", "bytes", "rule", "verdict", "direction"].map(|field| closed[field].clone())
+        })
+    };
+    let before = exchange(40_123);
+    assert!(before[0][0].is_object() || before[0][0].is_number(), "{before:?}");
+    for host in [&pair.transport, &pair.orders] {
+        let mut seats = seats(host);
+        for place in 0..schema::SEAT_ENTRIES {
+            let former = seats.get(&place, 0).unwrap().0;
+            if former.whose & SEAT_HELD == 0 {
+                let flow = Flow { flags: OPENED, verdict: Verdict::Denied as u8, packets_in: 7, ..FORMER };
+                let owner = Owner { cgroup: 1, pid: 1, ..Owner::NONE };
+                let socket = Socket { flow, owner, subject: u64::MAX, ..Socket::default() };
+                seats.set(place, Value(Seat { socket, ..former }), 0).unwrap();
+            }
+        }
+    }
+    assert_eq!(exchange(40_124), before);
+    let _udp = pair.orders.udp_server(4000).unwrap();
+    assert_eq!(pair.transport.udp_send(pair.orders.v4_port(4000)).unwrap().text(), Some("ping"));
+}
+
+/// A flow that a seat may have held.
+const FORMER: Flow = Flow { protocol: 6, generation: Generation(1), counted_packets: 3, ..Flow::NONE };
 
 #[test]
 fn without_a_seat_a_socket_has_storage() {

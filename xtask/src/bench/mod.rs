@@ -7,8 +7,7 @@
 //! Variants of the part `traffic`:
 //! - `nothing`: no program is attached, no table is there;
 //! - `empty`: programs that only return 1, on the nine hooks that segd uses (`segd-ebpf/src/bin/empty.rs`);
-//! - `look-up`: the same, but that each packet's socket is given storage, which each packet looks up and counts in: the least
-//!   that judging by socket takes;
+//! - `look-up`: the same, but that each packet's socket is given storage, which each packet looks up and counts in;
 //! - `segd-monitor`, `segd-enforce`: agents on both hosts, with every flow written into a file;
 //! - `segd-programs`: as `segd-enforce`, with the agents stopped by SIGSTOP, so that the programs' cost is seen apart from
 //!   that of waking and running the agents, which share the two CPUs with client and server (when the ring buffer is
@@ -65,9 +64,9 @@
 //! average is written into the report.
 //!
 //! The kernel's statistics read a clock twice a run, which is most of the 60 ns that an empty program shows, and see a
-//! program only: not that the kernel frees a socket's storage later and copies a listener's for each connection that
-//! it accepts. TEST_RUN repeats one packet with everything in the cache; under a load, where the CPU has slept or done
-//! other work before each packet, half of what a program costs more than an empty one is memory that is not in the cache.
+//! program only: not what the kernel does before it calls one, nor that it frees a socket's storage later, where there is
+//! any. TEST_RUN repeats one packet with everything in the cache; under a load, where the CPU has slept or done other work
+//! before each packet, half of what a program costs more than an empty one is memory that is not in the cache.
 //! `egress` shows that most, as it is the first to run after a wake-up; beside other work on the machine it doubles.
 //!
 //! # What was tried

@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Nothing,
     /// Programs that do nothing, on segd's hooks.
     Empty,
-    /// The same, but each packet's socket has storage that is looked up: the least that judging by socket takes.
+    /// The same, but each packet's socket has storage that is looked up.
     LookUp,
     /// segd, not one denial.
     Monitor,
