@@ -1,6 +1,7 @@
 //! What the kernel tells user space, one record a flow's turn, through the ring buffer.
 
-use crate::flow::{Flow, Owner};
+use crate::flow::Flow;
+use crate::socket::Owner;
 
 /// A record of the ring buffer.
 #[repr(C)]

@@ -21,6 +21,7 @@ pub mod glob;
 pub mod id;
 pub mod packet;
 pub mod schema;
+pub mod socket;
 pub mod table;
 pub mod traffic;
 
@@ -46,8 +47,9 @@ mod pod {
         crate::flow::Flow,
         crate::flow::FlowKey,
         crate::flow::OwnedFlow,
-        crate::flow::Seed,
-        crate::flow::Socket,
+        crate::socket::Seat,
+        crate::socket::Seed,
+        crate::socket::Socket,
         crate::id::ServiceId,
         crate::id::ZoneId,
         crate::table::Active,

@@ -30,17 +30,17 @@ pub const WORKLOADS: &str = "WORKLOADS";
 /// `ENDED`: LRU from the id of a removed cgroup that stood in `WORKLOADS` to its workload's
 /// [`SubjectId`](crate::id::SubjectId): its sockets may live on.
 pub const ENDED: &str = "ENDED";
-/// `ANCESTORS`: LRU from the id of a cgroup with sockets to its [`Ancestors`](crate::flow::Ancestors).
+/// `ANCESTORS`: LRU from the id of a cgroup with sockets to its [`Ancestors`](crate::socket::Ancestors).
 pub const ANCESTORS: &str = "ANCESTORS";
 /// `USERS`: per slot a hash from a user's id to its workload's [`Subject`](crate::table::Subject).
 pub const USERS: &str = "USERS";
-/// `SEATS`: array of [`Seat`](crate::flow::Seat), by SO_COOKIE modulo its size: what is kept of a socket.
+/// `SEATS`: array of [`Seat`](crate::socket::Seat), by SO_COOKIE modulo its size: what is kept of a socket.
 pub const SEATS: &str = "SEATS";
-/// `GREETED`: per-CPU array of one [`Greeting`](crate::flow::Greeting).
+/// `GREETED`: per-CPU array of one [`Greeting`](crate::socket::Greeting).
 pub const GREETED: &str = "GREETED";
-/// `SOCKETS`: socket-local storage of [`Socket`](crate::flow::Socket), of those that have no seat.
+/// `SOCKETS`: socket-local storage of [`Socket`](crate::socket::Socket), of those that have no seat.
 pub const SOCKETS: &str = "SOCKETS";
-/// `SEEDS`: hash from SO_COOKIE to [`Seed`](crate::flow::Seed), of sockets older than the programs.
+/// `SEEDS`: hash from SO_COOKIE to [`Seed`](crate::socket::Seed), of sockets older than the programs.
 pub const SEEDS: &str = "SEEDS";
 /// `FLOWS_OUT`: LRU from [`FlowKey`](crate::flow::FlowKey) to [`OwnedFlow`](crate::flow::OwnedFlow), of the flows
 /// that this host began. Apart from those that peers began, so that a flood cannot crowd them out.

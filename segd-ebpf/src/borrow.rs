@@ -7,8 +7,9 @@
 use core::ptr::write_volatile;
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use segd_common::flow::{BORROWED, CLOSED, Flow, FlowKey, OPENED, Socket};
+use segd_common::flow::{BORROWED, CLOSED, Flow, FlowKey, OPENED};
 use segd_common::id::Generation;
+use segd_common::socket::Socket;
 use segd_common::traffic::{Verdict, protocol};
 
 use crate::case::{Case, copy};

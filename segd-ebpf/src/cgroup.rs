@@ -13,9 +13,9 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use segd_common::counter::Loss;
-use segd_common::flow::LEVELS;
 use segd_common::glob::{Matching, PATH_BYTES, STEPS};
 use segd_common::schema::{MAX_PATTERNS, SLOTS};
+use segd_common::socket::LEVELS;
 use segd_common::table::{Pattern, Subject};
 
 use crate::case::copy;

@@ -7,7 +7,8 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use segd_common::addr::Addr;
-use segd_common::flow::{BORROWED, CLOSE_BY_RELEASE, Socket, UNTIL_RELEASE};
+use segd_common::flow::{BORROWED, CLOSE_BY_RELEASE};
+use segd_common::socket::{Socket, UNTIL_RELEASE};
 use segd_common::traffic::{Direction, Reason, protocol};
 
 use crate::case::{Case, Context, Size, cookie, is_icmp, zero};

@@ -82,8 +82,8 @@ pub(crate) fn recall(case: &mut Case) -> bool {
     let what = asked(case);
     let (peer, generation) = (case.peer, case.generation);
     // SAFETY: fields of the live map value that it is given.
-    find(&peer, what, generation, |place| unsafe {
-        case.expires = read_volatile(&raw const (*place).expires);
+    find(&peer, what, generation, |place, expires| unsafe {
+        case.expires = expires;
         case.counter = read_volatile(&raw const (*place).counter);
         case.rule = read_volatile(&raw const (*place).rule);
         case.zone = read_volatile(&raw const (*place).zone);
@@ -102,15 +102,15 @@ pub(crate) fn accepted(peer: &Addr, port: u16, subject: SubjectId, generation: G
     let what = what(port, subject, protocol::TCP, Direction::Inbound);
     let mut counter = OVERFLOW;
     // SAFETY: a field of the live map value that it is given.
-    let found = find(peer, what, generation, |place| unsafe {
+    let found = find(peer, what, generation, |place, _| unsafe {
         counter = read_volatile(&raw const (*place).counter);
     });
     if found { counter } else { OVERFLOW }
 }
 
-/// Lets `read` read an answer. Returns whether there is one, and what was read is of that one.
+/// Lets `read` read an answer, with the time when it expires. Returns whether there is one, and what was read is of that one.
 #[inline(always)]
-fn find(peer: &Addr, what: u64, generation: Generation, read: impl FnOnce(*const Decided)) -> bool {
+fn find(peer: &Addr, what: u64, generation: Generation, read: impl FnOnce(*const Decided, u64)) -> bool {
     let Some(place) = place(peer, what) else {
         return false;
     };
@@ -126,7 +126,7 @@ fn find(peer: &Addr, what: u64, generation: Generation, read: impl FnOnce(*const
             return false;
         }
         let expires = read_volatile(&raw const (*place).expires);
-        read(place);
+        read(place, expires);
         add(&raw mut (*place).version, 0) == version && (expires == 0 || now() < expires)
     }
 }

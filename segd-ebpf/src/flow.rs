@@ -9,8 +9,9 @@ use core::ptr::write_volatile;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use segd_common::counter::{Loss, OVERFLOW};
-use segd_common::flow::{CLOSED, Flow, FlowKey, IDLE_NS, OPENED, OwnedFlow, Owner};
+use segd_common::flow::{CLOSED, Flow, FlowKey, IDLE_NS, OPENED, OwnedFlow};
 use segd_common::id::{Generation, RuleId};
+use segd_common::socket::Owner;
 use segd_common::table::KEEP_REVOKED;
 use segd_common::traffic::{Direction, Reason, Verdict};
 

@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
-use segd_common::flow::{BORROWED, Flow, SEAT_HELD, SEAT_SHIFT, Seat, Socket};
+use segd_common::flow::{BORROWED, Flow};
+use segd_common::socket::{SEAT_HELD, SEAT_SHIFT, Seat, Socket};
 
 use crate::{borrow, count};
 

@@ -21,6 +21,7 @@ mod debug;
 mod decided;
 mod flow;
 mod iter;
+mod look;
 mod maps;
 mod seat;
 mod seed;

@@ -8,14 +8,13 @@ use aya_ebpf::macros::btf_map;
 use segd_common::addr::Addr;
 use segd_common::counter::{self, Counter, CounterKey};
 use segd_common::event::Event;
-use segd_common::flow::{
-    Ancestors, Budget, Denial, DenialKey, FlowKey, Greeting, OwnedFlow, Owner, Seat, Seed, Socket,
-};
+use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow};
 use segd_common::id::{ServiceId, SubjectId};
 use segd_common::schema::{
     ANCESTOR_ENTRIES, COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEAT_ENTRIES,
     SEED_ENTRIES, SLOTS,
 };
+use segd_common::socket::{Ancestors, Greeting, Owner, Seat, Seed, Socket};
 use segd_common::table::{
     Active, FailsafeKey, Pattern, PeerZone, PolicyEntry, PolicyKey, ServiceKey, Subject,
 };

@@ -11,9 +11,9 @@
 use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_xchg};
 use core::ptr::{read_volatile, write_volatile};
 
-use segd_common::flow::{Greeting, SEAT_HELD, SEAT_SHIFT, Seat, Socket};
 use segd_common::packet::Ends;
 use segd_common::schema::SEAT_ENTRIES;
+use segd_common::socket::{Greeting, SEAT_HELD, SEAT_SHIFT, Seat, Socket};
 
 use crate::case::{Case, copy, zero};
 use crate::maps::{GREETED, SEATS};
@@ -119,7 +119,7 @@ pub(crate) fn inherit(case: &Case, socket: &mut Socket) {
     }
     if let Some(listener) = kept(*listener) {
         copy(&mut socket.owner, &listener.owner);
-        socket.subject = listener.subject;
+        socket.identity = listener.identity;
         socket.former = listener.former;
         socket.watched = listener.watched;
     }

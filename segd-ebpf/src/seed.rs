@@ -2,7 +2,7 @@
 
 use segd_common::addr::Addr;
 use segd_common::counter::OVERFLOW;
-use segd_common::flow::Socket;
+use segd_common::socket::{Identity, Socket};
 use segd_common::traffic::{Reason, Verdict};
 
 use crate::case::{Context, cookie, copy};
@@ -32,7 +32,7 @@ extern "C" fn take(socket: *mut Socket, cookie: u64) -> u32 {
     // SAFETY: a look-up's pointer stays valid for the program's run.
     let seed = unsafe { &*seed };
     copy(&mut socket.owner, &seed.owner);
-    socket.subject = 0;
+    socket.identity = Identity::NONE;
     let flow = &mut socket.flow;
     if flow.protocol == 0 && seed.protocol != 0 {
         // Of no generation, and all else is zero: no flow was there.

@@ -12,7 +12,8 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use segd_common::flow::{BORROWED, CLOSE_BY_STATE, Owner, Socket, UNTIL_CLOSE, UNTIL_RELEASE};
+use segd_common::flow::{BORROWED, CLOSE_BY_STATE};
+use segd_common::socket::{Identity, Owner, Socket, UNTIL_CLOSE, UNTIL_RELEASE};
 use segd_common::traffic::{Direction, Verdict, protocol};
 
 use crate::case::{Case, Context, Size, cookie};
@@ -100,7 +101,7 @@ pub(crate) fn adopt(ctx: Context, case: &Case, socket: &mut Socket) {
         let Owner { cgroup, uid, .. } = socket.owner;
         name(&mut socket.owner);
         if cgroup == 0 {
-            socket.subject = 0;
+            socket.identity = Identity::NONE;
         } else {
             (socket.owner.cgroup, socket.owner.uid) = (cgroup, uid);
         }

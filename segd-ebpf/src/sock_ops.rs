@@ -12,9 +12,10 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use segd_common::addr::Addr;
 use segd_common::counter::OVERFLOW;
-use segd_common::flow::{CLOSE_BY_STATE, CLOSED, OPENED, UNTIL_CLOSE};
+use segd_common::flow::{CLOSE_BY_STATE, CLOSED, OPENED};
 use segd_common::id::Generation;
 use segd_common::packet::Ends;
+use segd_common::socket::UNTIL_CLOSE;
 use segd_common::traffic::{Direction, Reason, protocol};
 
 use crate::case::{Case, Size, cookie, zero};

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_socket_uid,
     bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
 };
-use segd_common::flow::{Ancestors, LEVELS, Resolved, Socket};
+use segd_common::socket::{Ancestors, Identity, LEVELS, Socket};
 use segd_common::table::{HAS_USERS, HAS_WORKLOADS, Subject};
 
 use crate::case::Case;
@@ -20,8 +20,7 @@ use crate::maps::{ANCESTORS, ENDED, USERS, WORKLOADS};
 pub(crate) fn is_unsure(socket: &Socket, case: &Case) -> bool {
     case.flags & (HAS_WORKLOADS | HAS_USERS) != 0
         && (socket.owner.cgroup == 0
-            || (!Resolved::holds(socket.subject, case.generation)
-                && ancestors(socket.owner.cgroup).is_none()))
+            || (!socket.identity.holds(case.generation) && ancestors(socket.owner.cgroup).is_none()))
 }
 
 /// Takes whose socket it is from a packet.
@@ -33,7 +32,7 @@ pub(crate) fn ask(skb: *mut __sk_buff, socket: &mut Socket) {
         socket.owner.cgroup = bpf_skb_cgroup_id(skb);
         remember(socket.owner.cgroup, |level| bpf_skb_ancestor_cgroup_id(skb, level));
     }
-    socket.subject = 0;
+    socket.identity = Identity::NONE;
 }
 
 /// Sees to it that the ancestors of a cgroup are known, if the process that runs now is in it.
@@ -103,29 +102,29 @@ pub(crate) extern "C" fn resolve(socket: *mut Socket, case: *mut Case) -> u32 {
         return 0;
     };
     // SAFETY: fields of a live map value.
-    let (word, former) =
-        unsafe { (read_volatile(&raw const socket.subject), read_volatile(&raw const socket.former)) };
-    let (subject, anew) = if Resolved::holds(word, case.generation) {
-        (Subject::lasting(Resolved::subject(word)), false)
+    let (identity, former) =
+        unsafe { (read_volatile(&raw const socket.identity), read_volatile(&raw const socket.former)) };
+    let (subject, anew) = if identity.holds(case.generation) {
+        (Subject::lasting(identity.subject()), false)
     } else {
         let subject = look_up(case, socket);
         // The word has no place for the time when it ends.
         (subject, subject.expires != 0 || is_unsure(socket, case))
     };
-    let before = Resolved::subject(word);
+    let before = identity.subject();
     case.former = former;
-    if word != 0 && before != subject.id {
+    if identity != Identity::NONE && before != subject.id {
         case.former = before;
     }
     if case.former.0 == 0 {
         case.former = subject.id;
     }
-    let found = Resolved::word(case.generation, subject.id, anew);
-    if found != word {
-        // SAFETY: fields of a live map value; nobody takes the word for what it was written with before the other.
+    let found = Identity::new(case.generation, subject.id, anew);
+    if found != identity {
+        // SAFETY: fields of a live map value; nobody takes the identity for what it was before the other was written.
         unsafe {
             write_volatile(&raw mut socket.former, case.former);
-            write_volatile(&raw mut socket.subject, found);
+            write_volatile(&raw mut socket.identity, found);
         }
     }
     case.subject = subject;

@@ -5,7 +5,8 @@ use core::ptr::write_volatile;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use segd_common::counter::Loss;
 use segd_common::event::{Event, Kind};
-use segd_common::flow::{DENIAL_BUDGET, DENIAL_NS, Denial, DenialKey, Flow, OwnedFlow, Owner};
+use segd_common::flow::{DENIAL_BUDGET, DENIAL_NS, Denial, DenialKey, Flow, OwnedFlow};
+use segd_common::socket::Owner;
 
 use crate::case::{Case, copy};
 use crate::maps::{BUDGET, DENIALS, EVENTS};

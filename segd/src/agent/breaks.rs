@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use segd_common::decide::{Facts, decide};
-use segd_common::flow::{Flow, IDLE_NS, Owner};
+use segd_common::flow::{Flow, IDLE_NS};
 use segd_common::id::SubjectId;
+use segd_common::socket::Owner;
 use segd_common::table::Subject;
 use segd_common::traffic::{Direction, Mode, Verdict};
 

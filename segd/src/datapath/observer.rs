@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::{self, Map, MapData};
-use segd_common::flow::Seed;
 use segd_common::schema;
+use segd_common::socket::Seed;
 
 use super::hooks::{self, Attached};
 use super::pins::Pins;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use segd_common::addr::Addr;
 use segd_common::decide::{Facts, View, decide};
-use segd_common::flow::Owner;
 use segd_common::id::{RuleId, ServiceId, ZoneId};
+use segd_common::socket::Owner;
 use segd_common::table::Subject;
 use segd_common::traffic::{Direction, Reason};
 

@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 use segd_common::addr::Addr;
 use segd_common::event::{Event, Kind};
-use segd_common::flow::{Flow, Owner};
+use segd_common::flow::Flow;
 use segd_common::id::SubjectId;
+use segd_common::socket::Owner;
 use segd_common::traffic::{Direction, Verdict};
 
 use crate::telemetry::process::ProcessInfo;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use nix::unistd::Pid;
 use segd_common::event::Event;
-use segd_common::flow::Owner;
+use segd_common::socket::Owner;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::clock::BootClock;

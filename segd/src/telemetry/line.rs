@@ -141,7 +141,7 @@ mod tests {
         ping.flow.peer_port = 8 << 8;
         ping.flow.local_port = 0;
         ping.flow.direction = Direction::Inbound as u8;
-        ping.owner = segd_common::flow::Owner::default();
+        ping.owner = segd_common::socket::Owner::default();
         let lines = std::iter::once(plain.header()).chain(
             [event(Kind::Open), event(Kind::Close), denied(), ping].map(|e| plain.render(&record(&e))),
         );

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use segd_common::flow::Owner;
+use segd_common::socket::Owner;
 
 use super::text::printable;
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use segd_common::event::{Event, Kind};
-use segd_common::flow::{Flow, Owner};
+use segd_common::flow::Flow;
 use segd_common::id::{RuleId, SubjectId};
+use segd_common::socket::Owner;
 use segd_common::traffic::{Direction, Reason, Verdict, protocol};
 use serde::{Deserialize, Serialize, Serializer};
 

@@ -1,23 +1,16 @@
 //! What is kept of sockets: seats are given back with every kind of end, and where there are none, storage serves.
 
 use aya::maps::{Array, Map, MapData};
-use segd_common::flow::{Flow, OPENED, Owner, SEAT_HELD, SEAT_SHIFT, Seat, Socket, UNTIL_RELEASE};
-use segd_common::id::Generation;
+use segd_common::flow::{Flow, OPENED};
+use segd_common::id::{Generation, SubjectId};
 use segd_common::schema;
+use segd_common::socket::{Identity, Owner, SEAT_HELD, SEAT_SHIFT, Seat, Socket, UNTIL_RELEASE};
 use segd_common::traffic::Verdict;
 use segd_tests::{Agent, Host, Report, TIMEOUT, wait_for};
 
 use crate::support::{ENFORCE, Pair, SOON, counted, record, rule};
 
-/// As the kernel takes it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct Value(Seat);
-
-// SAFETY: plain data without padding.
-unsafe impl aya::Pod for Value {}
-
-fn seats(host: &Host) -> Array<MapData, Value> {
+fn seats(host: &Host) -> Array<MapData, Seat> {
     let version = format!("v{}", schema::VERSION);
     let pin = host.bpffs().join(version).join("maps").join(schema::SEATS);
     Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap().try_into().unwrap()
@@ -25,16 +18,16 @@ fn seats(host: &Host) -> Array<MapData, Value> {
 
 fn held(host: &Host) -> usize {
     let seats = seats(host);
-    seats.iter().filter(|seat| seat.as_ref().unwrap().0.whose & SEAT_HELD != 0).count()
+    seats.iter().filter(|seat| seat.as_ref().unwrap().whose & SEAT_HELD != 0).count()
 }
 
 /// As if other sockets had all seats of a host's agent that are free.
 pub(crate) fn hold_all(host: &Host) {
     let mut seats = seats(host);
     for place in 0..schema::SEAT_ENTRIES {
-        if seats.get(&place, 0).unwrap().0.whose & SEAT_HELD == 0 {
+        if seats.get(&place, 0).unwrap().whose & SEAT_HELD == 0 {
             let seat = Seat { whose: u64::MAX << SEAT_SHIFT | UNTIL_RELEASE, ..Seat::default() };
-            seats.set(place, Value(seat), 0).unwrap();
+            seats.set(place, seat, 0).unwrap();
         }
     }
 }
@@ -107,12 +100,13 @@ fn a_seat_says_nothing_of_who_had_it_before() {
     for host in [&pair.transport, &pair.orders] {
         let mut seats = seats(host);
         for place in 0..schema::SEAT_ENTRIES {
-            let former = seats.get(&place, 0).unwrap().0;
+            let former = seats.get(&place, 0).unwrap();
             if former.whose & SEAT_HELD == 0 {
                 let flow = Flow { flags: OPENED, verdict: Verdict::Denied as u8, packets_in: 7, ..FORMER };
                 let owner = Owner { cgroup: 1, pid: 1, ..Owner::NONE };
-                let socket = Socket { flow, owner, subject: u64::MAX, ..Socket::default() };
-                seats.set(place, Value(Seat { socket, ..former }), 0).unwrap();
+                let identity = Identity::new(Generation(1), SubjectId(u16::MAX), false);
+                let socket = Socket { flow, owner, identity, ..Socket::default() };
+                seats.set(place, Seat { socket, ..former }, 0).unwrap();
             }
         }
     }

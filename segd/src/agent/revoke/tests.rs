@@ -1,8 +1,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use segd_common::flow::Owner;
 use segd_common::id::{RuleId, SubjectId, ZoneId};
+use segd_common::socket::Owner;
 use segd_common::table::{PeerZone, PolicyEntry, PolicyKey};
 use segd_common::traffic::{Mode, protocol};
 

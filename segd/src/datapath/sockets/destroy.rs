@@ -5,7 +5,8 @@ use std::io;
 
 use segd_common::addr::Addr;
 use segd_common::event::Event;
-use segd_common::flow::{Flow, Owner};
+use segd_common::flow::Flow;
+use segd_common::socket::Owner;
 
 use super::diag::{Diag, INET, INET6, Id};
 use super::namespaces::{self, Namespace};

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use aya::maps::Map;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf};
-use segd_common::flow::Socket;
 use segd_common::schema;
+use segd_common::socket::Socket;
 
 use crate::datapath::{Error, sys};
 
@@ -124,7 +124,8 @@ fn records(bytes: &[u8]) -> impl Iterator<Item = (u64, Socket)> {
 #[cfg(test)]
 mod tests {
     use aya::maps;
-    use segd_common::flow::{Flow, OPENED, Owner, SEAT_SHIFT, Seat, UNTIL_RELEASE};
+    use segd_common::flow::{Flow, OPENED};
+    use segd_common::socket::{Owner, SEAT_SHIFT, Seat, UNTIL_RELEASE};
     use segd_common::traffic::protocol::{TCP, UDP};
 
     use super::*;
@@ -149,14 +150,6 @@ mod tests {
         assert_eq!(records(&bytes[..bytes.len() - 1]).count(), 1);
     }
 
-    /// As the kernel takes it.
-    #[repr(transparent)]
-    #[derive(Clone, Copy)]
-    struct Value(Seat);
-
-    // SAFETY: plain data without padding.
-    unsafe impl aya::Pod for Value {}
-
     #[test]
     fn the_iterators_show_storage_and_held_seats() {
         if !nix::unistd::geteuid().is_root() {
@@ -173,14 +166,14 @@ mod tests {
         map.insert(&udp, stored, 0).unwrap();
         let seated = socket(UDP, 0);
         let cookie = u64::MAX >> SEAT_SHIFT;
-        let mut map: maps::Array<_, Value> = bpf.map_mut(schema::SEATS).unwrap().try_into().unwrap();
+        let mut map: maps::Array<_, Seat> = bpf.map_mut(schema::SEATS).unwrap().try_into().unwrap();
         map.set(
             3,
-            Value(Seat { whose: cookie << SEAT_SHIFT | UNTIL_RELEASE, socket: seated, ..Seat::default() }),
+            Seat { whose: cookie << SEAT_SHIFT | UNTIL_RELEASE, socket: seated, ..Seat::default() },
             0,
         )
         .unwrap();
-        map.set(4, Value(Seat { whose: 4 << SEAT_SHIFT, socket: stored, ..Seat::default() }), 0).unwrap();
+        map.set(4, Seat { whose: 4 << SEAT_SHIFT, socket: stored, ..Seat::default() }, 0).unwrap();
         kept.settle().unwrap();
         let mut found: Vec<_> = kept.read().unwrap().into_iter().collect();
         found.sort_unstable_by_key(|(cookie, _)| *cookie);

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use segd_common::flow::{CLOSED, Flow, OPENED, Owner, Seed, Socket};
+use segd_common::flow::{CLOSED, Flow, OPENED};
+use segd_common::socket::{Owner, Seed, Socket};
 use segd_common::traffic::{Reason, Verdict};
 
 use super::direction::Listeners;

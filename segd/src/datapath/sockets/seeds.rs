@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use aya::maps::{self, MapError};
-use segd_common::flow::{Owner, Seed};
 use segd_common::schema;
+use segd_common::socket::{Owner, Seed};
 
 use super::direction::Listeners;
 use super::owners::Process;

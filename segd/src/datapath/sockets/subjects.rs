@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use segd_common::flow::Owner;
+use segd_common::socket::Owner;
 use segd_common::table::Subject;
 
 use crate::policy::Compiled;
