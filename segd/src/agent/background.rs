@@ -2,12 +2,14 @@
 //! long as they get enough of it. When they do not, they take part like anybody else: so a lock that one of them holds is
 //! not held for longer than it takes to see that.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, gettid};
 use tokio::time::MissedTickBehavior;
@@ -19,6 +21,8 @@ const LATE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(500);
 /// For how long nobody must have been late before they leave the CPU to others again.
 const CALM: Duration = Duration::from_secs(60);
+/// How long somebody waits at most for what happened until now.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// RLIMIT_NICE of nice value 0, which a thread needs to leave SCHED_IDLE (sched(7)).
 const NICE_0: u64 = 20;
 
@@ -29,16 +33,64 @@ pub(super) struct Pulse {
     /// Milliseconds since `began` at which it will have run again; 0: nothing is expected of it.
     due: AtomicU64,
     thread: AtomicI32,
+    /// Ends its rest.
+    alarm: OnceLock<EventFd>,
+    asked: AtomicU64,
+    answered: Mutex<u64>,
+    has_answered: Condvar,
 }
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), due: AtomicU64::new(0), thread: AtomicI32::new(0) }
+        Self {
+            began: Instant::now(),
+            due: AtomicU64::new(0),
+            thread: AtomicI32::new(0),
+            alarm: OnceLock::new(),
+            asked: AtomicU64::new(0),
+            answered: Mutex::new(0),
+            has_answered: Condvar::new(),
+        }
     }
 
-    /// Called by the thread itself, which from now on says what it does.
-    pub(super) fn begin(&self) {
+    /// Called by the thread itself, which from now on says what it does. Returns what is to end its rest.
+    pub(super) fn begin(&self) -> io::Result<&EventFd> {
+        let alarm = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         self.thread.store(gettid().as_raw(), Ordering::Relaxed);
+        Ok(self.alarm.get_or_init(|| alarm))
+    }
+
+    /// How often somebody has asked it to catch up.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// It has read all that there was when it had been asked so often.
+    pub(super) fn answer(&self, asked: u64) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        self.has_answered.notify_all();
+    }
+
+    /// Waits until it has read all that there is now, for a second at most. It does so at normal priority, until the next
+    /// look whether it need.
+    pub(super) fn catch_up(&self) {
+        let (Some(thread), Some(alarm)) = (self.thread(), self.alarm.get()) else {
+            return;
+        };
+        if may_come_back() {
+            set_policy(thread, libc::SCHED_OTHER);
+        }
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Err(error) = alarm.write(1) {
+            tracing::warn!(%error, "the reader of events cannot be woken");
+        }
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.has_answered.wait_timeout_while(answered, PATIENCE, |answered| *answered < ticket);
+        if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
+            tracing::warn!(
+                "what happened in the last moments is not known: the reader of events does not keep up"
+            );
+        }
     }
 
     /// It will be heard of within that time, unless it does not get the CPU.
@@ -104,15 +156,19 @@ pub(super) async fn watch(pulse: Arc<Pulse>, others: impl Fn() -> Vec<Pid>, shut
 fn schedule(pulse: &Pulse, others: &impl Fn() -> Vec<Pid>, idle: bool) {
     let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
     for thread in others().into_iter().chain(pulse.thread()) {
-        // SAFETY: an all-zero parameter is what both policies ask for.
-        let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-        // SAFETY: sched_setscheduler(2) reads the parameter and keeps nothing.
-        let result = unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &raw const parameter) };
-        match Errno::result(result) {
-            // It has ended.
-            Ok(_) | Err(Errno::ESRCH) => {}
-            Err(error) => tracing::warn!(%error, %thread, "cannot change the priority of a thread"),
-        }
+        set_policy(thread, policy);
+    }
+}
+
+fn set_policy(thread: Pid, policy: libc::c_int) {
+    // SAFETY: an all-zero parameter is what both policies ask for.
+    let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: sched_setscheduler(2) reads the parameter and keeps nothing.
+    let result = unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &raw const parameter) };
+    match Errno::result(result) {
+        // It has ended.
+        Ok(_) | Err(Errno::ESRCH) => {}
+        Err(error) => tracing::warn!(%error, %thread, "cannot change the priority of a thread"),
     }
 }
 
@@ -136,6 +192,39 @@ mod tests {
         assert!(pulse.is_late());
         pulse.end();
         assert!(!pulse.is_late());
+    }
+
+    #[test]
+    fn who_catches_up_has_read_what_was_there_before() {
+        let pulse = Arc::new(Pulse::new());
+        pulse.catch_up();
+        let events = Arc::new(AtomicU64::new(0));
+        let (begun, ready) = std::sync::mpsc::channel();
+        let (reader, written) = (Arc::clone(&pulse), Arc::clone(&events));
+        let thread = std::thread::spawn(move || {
+            let alarm = reader.begin().unwrap();
+            begun.send(()).unwrap();
+            let mut read = Vec::new();
+            loop {
+                let asked = reader.asked();
+                read.push(written.load(Ordering::SeqCst));
+                reader.answer(asked);
+                if asked == 50 {
+                    return read;
+                }
+                if alarm.read().is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        ready.recv().unwrap();
+        for event in 1..=50 {
+            events.store(event, Ordering::SeqCst);
+            pulse.catch_up();
+            assert_eq!(*pulse.answered.lock().unwrap(), event);
+        }
+        let read = thread.join().unwrap();
+        assert!((1..=50).all(|event| read.contains(&event)), "{read:?}");
     }
 
     #[tokio::test]

@@ -119,7 +119,7 @@ impl Core {
         let in_force = self.in_force();
         let present = Owners::new(&self.observer, &in_force.compiled)?;
         let before = Tables::new(&in_force.compiled, now);
-        for (key, sighting) in self.seen.snapshot() {
+        for (key, sighting) in self.seen_until_now() {
             let subject = present.of(key.subject, &sighting.owner);
             let Key { direction, protocol, peer, port, .. } = key;
             if !decide(&before, &Facts { subject, direction, protocol, peer, port }).verdict.passes() {

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use segd_common::id::Generation;
 
+use super::background::Pulse;
 use super::breaks::{Effects, seen_so_far};
 use super::guarding::{Guarding, Plan};
 use super::intent::{Around, Intent};
@@ -25,7 +26,7 @@ use crate::control::changes::Break;
 use crate::datapath::{self, Counters, Datapath, Observer};
 use crate::policy::ids::{REGISTRY_FILE, Registry};
 use crate::rollout::journal::{self, Action, Entry, Journal, Problem};
-use crate::rollout::seen::Seen;
+use crate::rollout::seen::{Key, Seen, Sighting};
 use crate::state::StateDir;
 use crate::telemetry::Collector;
 use crate::telemetry::record::Context;
@@ -37,8 +38,10 @@ pub(super) struct Core {
     pub(super) collector: Arc<Collector>,
     pub(super) revoker: Revoker,
     pub(super) counters: Mutex<Counters>,
-    /// What flowed since the start.
+    /// What flowed since the start, as far as the reader of events is.
     pub(super) seen: Seen,
+    /// The reader's.
+    pub(super) pulse: Arc<Pulse>,
     pub(super) names: Naming,
     /// What is watched after a change.
     pub(super) guarding: Guarding,
@@ -199,6 +202,7 @@ impl Core {
             collector,
             counters: Mutex::new(counters),
             seen,
+            pulse: Arc::new(Pulse::new()),
             names,
             guarding: Guarding::default(),
             tampering: Tampering::default(),
@@ -207,6 +211,12 @@ impl Core {
             turn: Mutex::new(Turn { standings, journal }),
             in_force: ArcSwap::from_pointee(made),
         })
+    }
+
+    /// What flowed since the start.
+    pub(super) fn seen_until_now(&self) -> Vec<(Key, Sighting)> {
+        self.pulse.catch_up();
+        self.seen.snapshot()
     }
 
     pub(super) fn config(&self) -> &Config {

@@ -48,8 +48,7 @@ pub(super) async fn follow(
     let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     let told = Arc::clone(&stop);
     let reader = tokio::task::spawn_blocking(move || {
-        pulse.begin();
-        let result = read(ring, &core, &pulse, &told);
+        let result = pulse.begin().and_then(|alarm| read(ring, &core, &pulse, [&told, alarm]));
         pulse.end();
         result
     });
@@ -61,21 +60,28 @@ pub(super) async fn follow(
 /// On a thread of its own, as it waits for two different things: for the first event when there was none, which the
 /// kernel wakes it for (a producer that finds the buffer read up does so), and else only for time to pass. So the
 /// programs pay for a wake-up at most once in [`GATHER`].
-fn read(mut ring: RingBuf<MapData>, core: &Core, pulse: &Pulse, stop: &EventFd) -> io::Result<()> {
+fn read(
+    mut ring: RingBuf<MapData>,
+    core: &Core,
+    pulse: &Pulse,
+    [stop, alarm]: [&EventFd; 2],
+) -> io::Result<()> {
     let mut ticked: Option<Instant> = None;
     loop {
         if ticked.is_none_or(|at| at.elapsed() >= TICK) {
             core.collector.tick();
             ticked = Some(Instant::now());
         }
+        let asked = pulse.asked();
         let taken = drain(&mut ring, core);
+        pulse.answer(asked);
         let (other, time) = match taken {
             0 => (Some(ring.as_fd()), TICK),
             1..MANY => (None, GATHER),
             _ => (None, GATHER_LITTLE),
         };
         pulse.within(time);
-        let stopped = wait(stop, other, time)?;
+        let stopped = wait(stop, alarm, other, time)?;
         pulse.within(Duration::ZERO);
         if stopped {
             drain(&mut ring, core);
@@ -84,15 +90,18 @@ fn read(mut ring: RingBuf<MapData>, core: &Core, pulse: &Pulse, stop: &EventFd) 
     }
 }
 
-/// Waits until `stop`, which it tells, or until the other one can be read, at most for `time`.
-fn wait(stop: &EventFd, other: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<bool> {
-    let mut fds: Vec<PollFd<'_>> = [Some(stop.as_fd()), other]
+/// Waits until `stop`, which it tells, until the alarm, or until the other one can be read, at most for `time`.
+fn wait(stop: &EventFd, alarm: &EventFd, other: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<bool> {
+    let mut fds: Vec<PollFd<'_>> = [Some(stop.as_fd()), Some(alarm.as_fd()), other]
         .into_iter()
         .flatten()
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
     let time = PollTimeout::try_from(time).map_err(io::Error::other)?;
-    match poll(&mut fds, time) {
+    let polled = poll(&mut fds, time);
+    // Heard; there may have been none.
+    let _ = alarm.read();
+    match polled {
         Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
         Err(error) => Err(error.into()),
     }

@@ -225,7 +225,7 @@ impl Core {
             (None, Some((former, since))) if former != record => {
                 let plan = self.configured_guard(&now.intent.stance.policy);
                 plan.map(|plan| {
-                    let flowing = self.seen.snapshot().into_iter().map(|(key, _)| key).collect();
+                    let flowing = self.seen_until_now().into_iter().map(|(key, _)| key).collect();
                     Running::new(Kept::new(&plan, (former, record, now.generation), &flowing), since)
                 })
             }

@@ -30,7 +30,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use background::Pulse;
 use core::{Change, Core, Remembered};
 pub use error::{InstallError, StartError};
 use intent::Around;
@@ -107,7 +106,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let pulse = Arc::new(Pulse::new());
+    let pulse = Arc::clone(&core.pulse);
     let follower = events::follow(ring, Arc::clone(&core), Arc::clone(&pulse), shutdown.clone());
     tasks.spawn(async move {
         if let Err(error) = follower.await {
