@@ -222,7 +222,9 @@ mod tests {
     fn v4_tcp() {
         let p = parse(&v4(6, 0x4000, &TCP)).unwrap();
         assert_eq!((p.protocol, p.src_port, p.dst_port, p.tcp_flags), (6, 40000, 5432, TCP_SYN));
-        assert_eq!((p.ends(true).peer_port, p.ends(false).local_port), (5432, 5432));
+        let (sent, received) = (p.ends(true), p.ends(false));
+        assert_eq!(Direction::Outbound.service_port(sent.local_port, sent.peer_port), 5432);
+        assert_eq!(Direction::Inbound.service_port(received.local_port, received.peer_port), 5432);
     }
 
     #[test]

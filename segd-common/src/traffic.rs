@@ -44,6 +44,18 @@ byte_enum! {
     }
 }
 
+impl Direction {
+    /// The port that a policy names: the server's, which is the peer's when this host began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn service_port(self, local: u16, peer: u16) -> u16 {
+        match self {
+            Self::Outbound => peer,
+            Self::Inbound => local,
+        }
+    }
+}
+
 byte_enum! {
     /// What happens to traffic that no rule allows.
     Mode {

@@ -13,6 +13,7 @@ use segd_common::socket::Socket;
 use segd_common::traffic::{Verdict, protocol};
 
 use crate::case::{Case, copy};
+use crate::count;
 use crate::count::{add, counts_later, exchange};
 use crate::flow::look_up;
 use crate::maps::COUNTERS;
@@ -85,6 +86,16 @@ pub(crate) fn take_back(case: &Case, flow: &mut Flow) {
         settle(flow);
         flow.protocol = 0;
         flow.flags = 0;
+    }
+}
+
+/// Counts what is carried with a socket where it belongs, whether its flow is lent or its own.
+#[inline(always)]
+pub(crate) fn settle_any(flow: &mut Flow) {
+    if flow.flags == BORROWED {
+        settle(flow);
+    } else {
+        count::settle(flow);
     }
 }
 

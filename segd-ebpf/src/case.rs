@@ -109,10 +109,10 @@ impl Case {
         Ends { local: self.local, peer: self.peer, local_port: self.local_port, peer_port: self.peer_port }
     }
 
-    /// The port that a policy names: the server's, which is the peer's when this host began.
+    /// As [`Direction::service_port`].
     #[inline(always)]
     pub(crate) fn service_port(&self) -> u16 {
-        if matches!(self.direction, Direction::Outbound) { self.peer_port } else { self.local_port }
+        self.direction.service_port(self.local_port, self.peer_port)
     }
 
     /// As in [`Size`].
@@ -136,7 +136,7 @@ impl Case {
     #[inline(always)]
     pub(crate) fn decide(&mut self) {
         // Remembered from here, so that what remembering takes of the stack is not added to what deciding takes.
-        if judge(self) == DECIDED && self.packets == 0 {
+        if judge(self) != 0 && self.packets == 0 {
             decided::remember(self);
         }
     }
@@ -209,10 +209,8 @@ pub(crate) const fn is_icmp(number: u8) -> bool {
     matches!(number, protocol::ICMP | protocol::ICMPV6)
 }
 
-/// Of [`judge`]: the answer is new.
-const DECIDED: u32 = 2;
-
-/// Decides, unless it is known from before. Packets on the loopback device are not looked at, so what is one is on the wire.
+/// Decides, unless it is known from before. Returns 1 if the answer is new, else 0. Packets on the loopback device are not
+/// looked at, so what is one is on the wire.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn judge(case: *mut Case) -> u32 {
@@ -221,7 +219,7 @@ extern "C" fn judge(case: *mut Case) -> u32 {
         return 0;
     };
     if decided::recall(case) {
-        return 1;
+        return 0;
     }
     let view = Slot(case.slot);
     let facts = Facts {
@@ -236,7 +234,7 @@ extern "C" fn judge(case: *mut Case) -> u32 {
     let decision = decide_in_zone(&view, &facts, zone);
     case.settle(&decision);
     debug::decided(case);
-    DECIDED
+    1
 }
 
 /// [`decide_socket`], with `protocol` as the name.

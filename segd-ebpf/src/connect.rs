@@ -7,7 +7,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use segd_common::addr::Addr;
-use segd_common::flow::{BORROWED, CLOSE_BY_RELEASE};
+use segd_common::flow::CLOSE_BY_RELEASE;
 use segd_common::socket::{Socket, UNTIL_RELEASE};
 use segd_common::traffic::{Direction, Reason, protocol};
 
@@ -15,7 +15,7 @@ use crate::case::{Case, Context, Size, cookie, is_icmp, zero};
 use crate::sock::{self, RAW, STREAM};
 use crate::tell::{self, Measured};
 use crate::view::Policy;
-use crate::{borrow, count, flow, seat, subject};
+use crate::{borrow, flow, seat, subject};
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
@@ -90,11 +90,7 @@ fn connect(ctx: &SockAddrContext, peer: Addr) -> bool {
     // Most sockets have none yet. Of one that was lent, a packet may have been counted after it was taken back.
     if socket.flow.protocol != 0 || socket.flow.packets_in | socket.flow.packets_out != 0 {
         flow::close(ctx, &mut socket.flow, &socket.owner, Measured::default());
-        if socket.flow.flags == BORROWED {
-            borrow::settle(&mut socket.flow);
-        } else {
-            count::settle(&raw mut socket.flow);
-        }
+        borrow::settle_any(&mut socket.flow);
         zero(&raw mut socket.flow);
     }
     if case.protocol == protocol::TCP { stream(ctx, case, socket) } else { datagram(case, socket) }

@@ -4,10 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
-use segd_common::flow::{BORROWED, Flow};
 use segd_common::socket::{SEAT_HELD, SEAT_SHIFT, Seat, Socket};
 
-use crate::{borrow, count};
+use crate::borrow;
 
 /// `struct bpf_iter__bpf_map_elem` of kernel/bpf/map_iter.c, the same since Linux 5.9.
 #[repr(C)]
@@ -41,18 +40,9 @@ extern "C" fn settle_sockets(ctx: *const Context) -> i32 {
     let value = unsafe { (*ctx).value };
     if !value.is_null() {
         // SAFETY: not null; the value outlives the call.
-        settle(unsafe { &mut (*value).flow });
+        borrow::settle_any(unsafe { &mut (*value).flow });
     }
     0
-}
-
-#[inline(always)]
-fn settle(flow: &mut Flow) {
-    if flow.flags == BORROWED {
-        borrow::settle(flow);
-    } else {
-        count::settle(flow);
-    }
 }
 
 /// Whether some socket has a seat, and not only is about to.
@@ -74,7 +64,7 @@ extern "C" fn settle_seats(ctx: *const SeatContext) -> i32 {
     unsafe {
         let seat = (*ctx).value;
         if !seat.is_null() && is_held(seat) {
-            settle(&mut (*seat).socket.flow);
+            borrow::settle_any(&mut (*seat).socket.flow);
         }
     }
     0

@@ -135,8 +135,7 @@ fn look_closely(ctx: &SkBuffContext, case: &mut Case, socket: &mut Socket, sock:
 }
 
 /// Reads and judges a packet for itself, for the kernel has no memory to remember its socket, or that has ended or is not
-/// accepted yet.
-/// Returns 1 if it passes, else 0.
+/// accepted yet. Returns 1 if it passes, else 0.
 #[inline(never)]
 pub(crate) fn look_alone(skb: *mut __sk_buff, leaving: u32) -> u32 {
     let Some(sk) = full(skb) else {

@@ -81,14 +81,25 @@ pub(crate) unsafe fn accept(
     if inherited.is_some() {
         return inherited;
     }
-    let seat = if watched { seat::take(cookie(ctx), UNTIL_CLOSE) } else { None };
-    let socket = match seat {
-        Some(socket) => socket,
-        // SAFETY: by the caller.
-        None => unsafe { storage(sk, MAKE) }?,
-    };
+    // SAFETY: by the caller.
+    let socket = unsafe { keep(ctx, sk, watched, UNTIL_CLOSE) }?;
     seat::inherit(case, socket);
     Some(socket)
+}
+
+/// A place for what is to be kept of a socket of which nothing is: a seat if that is free and `until` is sure to be seen, else
+/// storage. `None` only without memory.
+///
+/// # Safety
+/// As [`kept`].
+#[inline(always)]
+unsafe fn keep(ctx: Context, sk: *mut bpf_sock, sure: bool, until: u64) -> Option<&'static mut Socket> {
+    let seat = if sure { seat::take(cookie(ctx), until) } else { None };
+    match seat {
+        Some(socket) => Some(socket),
+        // SAFETY: by the caller.
+        None => unsafe { storage(sk, MAKE) },
+    }
 }
 
 /// Names the running process as the owner of a socket that has none: one older than the agent, or made by the
@@ -130,14 +141,9 @@ fn sock_create(ctx: SockContext) -> i32 {
     let (kind, number) = unsafe { ((*sk).type_, (*sk).protocol) };
     // Of these two the release is told, whatever becomes of them.
     let released = number == u32::from(protocol::TCP) || number == u32::from(protocol::UDP);
-    let seat = if released { seat::take(cookie(ctx.as_ptr()), UNTIL_RELEASE) } else { None };
-    let socket = match seat {
-        Some(socket) => socket,
-        // SAFETY: as above.
-        None => match unsafe { storage(sk, MAKE) } {
-            Some(socket) => socket,
-            None => return 1,
-        },
+    // SAFETY: as above.
+    let Some(socket) = (unsafe { keep(ctx.as_ptr(), sk, released, UNTIL_RELEASE) }) else {
+        return 1;
     };
     name(&mut socket.owner);
     socket.watched = 1;

@@ -72,7 +72,7 @@ fn egress_look_up(ctx: SkBuffContext) -> i32 {
     look_up(&ctx)
 }
 
-/// What counting a packet with its socket takes at least.
+/// Counts a packet in its socket's storage.
 #[inline(always)]
 fn look_up(ctx: &SkBuffContext) -> i32 {
     // SAFETY: the context's socket, which is checked for null; the value lives as long as the socket.

@@ -14,7 +14,6 @@ use segd_common::flow::{CLOSED, DENIAL_NS, IDLE_NS, OPENED, OwnedFlow};
 use segd_common::schema::EVENT_BYTES;
 use tokio_util::sync::CancellationToken;
 
-use super::background::Pulse;
 use super::core::Core;
 use crate::datapath::{self, host};
 
@@ -42,14 +41,13 @@ const RECORD_HEADER: usize = 8;
 pub(super) async fn follow(
     ring: RingBuf<MapData>,
     core: Arc<Core>,
-    pulse: Arc<Pulse>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     let told = Arc::clone(&stop);
     let reader = tokio::task::spawn_blocking(move || {
-        let result = pulse.begin().and_then(|alarm| read(ring, &core, &pulse, [&told, alarm]));
-        pulse.end();
+        let result = core.pulse.begin().and_then(|alarm| read(ring, &core, [&told, alarm]));
+        core.pulse.end();
         result
     });
     shutdown.cancelled().await;
@@ -60,12 +58,8 @@ pub(super) async fn follow(
 /// On a thread of its own, as it waits for two different things: for the first event when there was none, which the
 /// kernel wakes it for (a producer that finds the buffer read up does so), and else only for time to pass. So the
 /// programs pay for a wake-up at most once in [`GATHER`].
-fn read(
-    mut ring: RingBuf<MapData>,
-    core: &Core,
-    pulse: &Pulse,
-    [stop, alarm]: [&EventFd; 2],
-) -> io::Result<()> {
+fn read(mut ring: RingBuf<MapData>, core: &Core, [stop, alarm]: [&EventFd; 2]) -> io::Result<()> {
+    let pulse = &core.pulse;
     let mut ticked: Option<Instant> = None;
     loop {
         if ticked.is_none_or(|at| at.elapsed() >= TICK) {

@@ -106,14 +106,14 @@ pub async fn run(options: Options) -> Result<(), StartError> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let pulse = Arc::clone(&core.pulse);
-    let follower = events::follow(ring, Arc::clone(&core), Arc::clone(&pulse), shutdown.clone());
+    let follower = events::follow(ring, Arc::clone(&core), shutdown.clone());
     tasks.spawn(async move {
         if let Err(error) = follower.await {
             tracing::error!("no more flow records: cannot wait for the ring buffer: {error}");
         }
     });
     let followers = Arc::clone(&collector);
+    let pulse = Arc::clone(&core.pulse);
     tasks.spawn(background::watch(pulse, move || followers.threads(), shutdown.clone()));
     tasks.spawn(events::sweep(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::surroundings(Arc::clone(&core), shutdown.clone()));

@@ -195,10 +195,7 @@ fn denied(
         return None;
     }
     let direction = Direction::from_byte(flow.direction)?;
-    let port = match direction {
-        Direction::Outbound => flow.peer_port,
-        Direction::Inbound => flow.local_port,
-    };
+    let port = direction.service_port(flow.local_port, flow.peer_port);
     let peer: Addr = flow.peer;
     let facts = Facts { subject: *subject, direction, protocol: flow.protocol, peer, port };
     let decision = decide(tables, &facts);

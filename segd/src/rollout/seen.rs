@@ -44,11 +44,11 @@ impl Key {
     #[must_use]
     pub fn of(flow: &Flow) -> Option<Self> {
         let direction = Direction::from_byte(flow.direction)?;
-        let port = match direction {
+        let port = if is_icmp(flow.protocol) {
             // The kernel keeps an ICMP type in one of the two ports; the other one is 0.
-            _ if is_icmp(flow.protocol) => flow.local_port.max(flow.peer_port),
-            Direction::Outbound => flow.peer_port,
-            Direction::Inbound => flow.local_port,
+            flow.local_port.max(flow.peer_port)
+        } else {
+            direction.service_port(flow.local_port, flow.peer_port)
         };
         Some(Self { subject: flow.subject, direction, peer: flow.peer, protocol: flow.protocol, port })
     }

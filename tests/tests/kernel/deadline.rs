@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use aya::maps::{ArrayOfMaps, Map, MapData};
+use aya::maps::{ArrayOfMaps, MapData};
 use segd::datapath::host::boottime_ns;
 use segd::datapath::{Datapath, Fallback, InForce, Pending};
 use segd_common::id::Generation;
 use segd_common::schema;
 use segd_tests::{Actor, Report};
 
-use crate::support::{ENFORCE, Pair, rule};
+use crate::support::{ENFORCE, Pair, pinned, rule};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -107,9 +107,7 @@ fn swaps_are_quick() {
 
 /// How many maps the slots of a table hold.
 fn tables(pair: &Pair, name: &str) -> usize {
-    let pin = pair.transport.bpffs().join(format!("v{}", schema::VERSION)).join("maps").join(name);
-    let outer = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
-    let outer: ArrayOfMaps<MapData, MapData> = outer.try_into().unwrap();
+    let outer: ArrayOfMaps<MapData, MapData> = pinned(&pair.transport, name).try_into().unwrap();
     let held = (0..schema::SLOTS).filter_map(|slot| outer.get(&slot, 0).ok());
     held.map(|map| map.info().unwrap().id()).collect::<BTreeSet<u32>>().len()
 }

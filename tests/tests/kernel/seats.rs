@@ -1,6 +1,6 @@
 //! What is kept of sockets: seats are given back with every kind of end, and where there are none, storage serves.
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, MapData};
 use segd_common::flow::{Flow, OPENED};
 use segd_common::id::{Generation, SubjectId};
 use segd_common::schema;
@@ -8,12 +8,10 @@ use segd_common::socket::{Identity, Owner, SEAT_HELD, SEAT_SHIFT, Seat, Socket, 
 use segd_common::traffic::Verdict;
 use segd_tests::{Agent, Host, Report, TIMEOUT, wait_for};
 
-use crate::support::{ENFORCE, Pair, SOON, counted, record, rule};
+use crate::support::{ENFORCE, Pair, SOON, counted, pinned, record, rule};
 
 fn seats(host: &Host) -> Array<MapData, Seat> {
-    let version = format!("v{}", schema::VERSION);
-    let pin = host.bpffs().join(version).join("maps").join(schema::SEATS);
-    Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap().try_into().unwrap()
+    pinned(host, schema::SEATS).try_into().unwrap()
 }
 
 fn held(host: &Host) -> usize {
@@ -21,15 +19,21 @@ fn held(host: &Host) -> usize {
     seats.iter().filter(|seat| seat.as_ref().unwrap().whose & SEAT_HELD != 0).count()
 }
 
-/// As if other sockets had all seats of a host's agent that are free.
-pub(crate) fn hold_all(host: &Host) {
+/// Writes over all seats of a host's agent that are free.
+fn change_free(host: &Host, change: impl Fn(Seat) -> Seat) {
     let mut seats = seats(host);
     for place in 0..schema::SEAT_ENTRIES {
-        if seats.get(&place, 0).unwrap().whose & SEAT_HELD == 0 {
-            let seat = Seat { whose: u64::MAX << SEAT_SHIFT | UNTIL_RELEASE, ..Seat::default() };
-            seats.set(place, seat, 0).unwrap();
+        let seat = seats.get(&place, 0).unwrap();
+        if seat.whose & SEAT_HELD == 0 {
+            seats.set(place, change(seat), 0).unwrap();
         }
     }
+}
+
+/// As if other sockets had all seats of a host's agent that are free.
+pub(crate) fn hold_all(host: &Host) {
+    let whose = u64::MAX << SEAT_SHIFT | UNTIL_RELEASE;
+    change_free(host, |_| Seat { whose, ..Seat::default() });
 }
 
 #[test]
@@ -97,26 +101,25 @@ fn a_seat_says_nothing_of_who_had_it_before() {
     };
     let before = exchange(40_123);
     assert!(before[0][0].is_object() || before[0][0].is_number(), "{before:?}");
+    let owner = Owner { cgroup: 1, pid: 1, ..Owner::NONE };
+    let identity = Identity::new(Generation(1), SubjectId(u16::MAX), false);
+    let flow = Flow {
+        protocol: 6,
+        generation: Generation(1),
+        flags: OPENED,
+        verdict: Verdict::Denied as u8,
+        packets_in: 7,
+        counted_packets: 3,
+        ..Flow::NONE
+    };
+    let socket = Socket { flow, owner, identity, ..Socket::default() };
     for host in [&pair.transport, &pair.orders] {
-        let mut seats = seats(host);
-        for place in 0..schema::SEAT_ENTRIES {
-            let former = seats.get(&place, 0).unwrap();
-            if former.whose & SEAT_HELD == 0 {
-                let flow = Flow { flags: OPENED, verdict: Verdict::Denied as u8, packets_in: 7, ..FORMER };
-                let owner = Owner { cgroup: 1, pid: 1, ..Owner::NONE };
-                let identity = Identity::new(Generation(1), SubjectId(u16::MAX), false);
-                let socket = Socket { flow, owner, identity, ..Socket::default() };
-                seats.set(place, Seat { socket, ..former }, 0).unwrap();
-            }
-        }
+        change_free(host, |former| Seat { socket, ..former });
     }
     assert_eq!(exchange(40_124), before);
     let _udp = pair.orders.udp_server(4000).unwrap();
     assert_eq!(pair.transport.udp_send(pair.orders.v4_port(4000)).unwrap().text(), Some("ping"));
 }
-
-/// A flow that a seat may have held.
-const FORMER: Flow = Flow { protocol: 6, generation: Generation(1), counted_packets: 3, ..Flow::NONE };
 
 #[test]
 fn without_a_seat_a_socket_has_storage() {

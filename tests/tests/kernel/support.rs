@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
+use aya::maps::{Map, MapData};
 use segd::datapath::Place;
 use segd::policy::ids::Registry;
 use segd::policy::{self, Compiled, Sources};
 use segd_tests::{Agent, Host, Lab};
 use serde_json::Value;
+
+/// A map that a host's agent, or data path, has pinned.
+pub(crate) fn pinned(host: &Host, name: &str) -> Map {
+    let version = format!("v{}", segd_common::schema::VERSION);
+    let pin = host.bpffs().join(version).join("maps").join(name);
+    Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap()
+}
 
 /// How long a record or a counter may take to show.
 pub(crate) const SOON: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use segd_common::table::{PATTERN_BYTES, Pattern, PolicyKey, Subject};
 use segd_common::traffic::Reason;
 use segd_tests::{Actor, Report, TIMEOUT};
 
-use crate::support::{ENFORCE, Pair, rule};
+use crate::support::{ENFORCE, Pair, pinned, rule};
 
 const WEB: SubjectId = SubjectId(1000);
 const JOBS: SubjectId = SubjectId(1001);
@@ -108,9 +108,7 @@ fn two_hundred_cgroups_are_workloads_before_they_connect() {
 /// The cgroups in the tables of all slots together.
 fn subjects(pair: &Pair) -> BTreeMap<u64, SubjectId> {
     use aya::maps::{ArrayOfMaps, HashMap, Map, MapData};
-    let version = format!("v{}", schema::VERSION);
-    let pin = pair.transport.bpffs().join(version).join("maps").join(schema::WORKLOADS);
-    let outer = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+    let outer = pinned(&pair.transport, schema::WORKLOADS);
     let outer: ArrayOfMaps<MapData, MapData> = outer.try_into().unwrap();
     let inner = (0..schema::SLOTS).filter_map(|slot| outer.get(&slot, 0).ok());
     inner

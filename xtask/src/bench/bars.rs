@@ -89,15 +89,15 @@ fn with_median_time(samples: &Samples, of: &Subject, to: &Subject, load: &str) -
     time.map_or(rounds.clone(), |time| format!("{rounds}; median time times {:.3}", time.median))
 }
 
-fn sizes<'a>(samples: &'a Samples, variant: &str) -> Vec<&'a Subject> {
-    samples.subjects("traffic").into_iter().filter(|subject| subject.variant == variant).collect()
+fn sizes<'a>(samples: &'a Samples, part: &str, variant: &str) -> Vec<&'a Subject> {
+    samples.subjects(part).into_iter().filter(|subject| subject.variant == variant).collect()
 }
 
 /// At the size at which segd does worst.
 fn against_empty(samples: &Samples, load: &str, least: f64) -> Option<Bar> {
     let empty = Subject::plain("empty");
     let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &empty, load, "rate");
-    let ratios = sizes(samples, ENFORCE).into_iter().filter_map(|s| Some((ratio(s)?, s)));
+    let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|s| Some((ratio(s)?, s)));
     let (worst, size) = ratios.min_by(|a, b| a.0.total_cmp(&b.0))?;
     let note = with_median_time(samples, size, &empty, load);
     let name = format!("{load}: {} against empty programs", size.title());
@@ -105,7 +105,7 @@ fn against_empty(samples: &Samples, load: &str, least: f64) -> Option<Bar> {
 }
 
 fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Option<Bar> {
-    let sizes = sizes(samples, ENFORCE);
+    let sizes = sizes(samples, "traffic", ENFORCE);
     let mut prefixes: Vec<usize> = sizes.iter().map(|s| s.prefixes).collect();
     prefixes.dedup();
     let middle = prefixes.get(prefixes.len() / 2).copied()?;
@@ -120,7 +120,7 @@ fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Opti
 
 /// How far a rate is at most from that with the smallest policy.
 fn flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
-    let sizes = sizes(samples, ENFORCE);
+    let sizes = sizes(samples, "traffic", ENFORCE);
     let smallest = *sizes.first()?;
     let change = |s: &Subject| {
         let ratio = samples.ratio_of_medians("traffic", s, smallest, load, "rate")?;
@@ -135,7 +135,7 @@ fn flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
 
 /// All rounds and sizes together. The same rate is one that differs by less than 1 %.
 fn modes(samples: &Samples, load: &str) -> Option<Bar> {
-    let ratios = sizes(samples, ENFORCE).into_iter().filter_map(|enforce| {
+    let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|enforce| {
         let enforced = samples.rounds("traffic", enforce, load, "rate")?;
         let monitored = samples.rounds("traffic", &enforce.but(MONITOR), load, "rate")?;
         Some(enforced.iter().filter_map(|(round, rate)| Some(rate / monitored.get(round)?)))
@@ -162,8 +162,7 @@ fn of_programs(name: String, change: Figure, most: f64) -> Bar {
 }
 
 fn programs_flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
-    let sizes: Vec<&Subject> =
-        samples.subjects("programs").into_iter().filter(|subject| subject.variant == PROGRAMS).collect();
+    let sizes = sizes(samples, "programs", PROGRAMS);
     let smallest = *sizes.first()?;
     let changes = sizes[1..].iter().filter_map(|s| Some((programs_change(samples, s, smallest, load)?, *s)));
     let (worst, size) = changes.max_by(|a, b| a.0.median.abs().total_cmp(&b.0.median.abs()))?;
@@ -172,9 +171,9 @@ fn programs_flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
 }
 
 fn programs_modes(samples: &Samples, load: &str) -> Option<Bar> {
-    let monitors = samples.subjects("programs").into_iter().filter(|subject| subject.variant == MONITOR);
     // Its programs' sizes are of no policy's size.
-    let change = monitors
+    let change = sizes(samples, "programs", MONITOR)
+        .into_iter()
         .filter_map(|monitor| programs_change(samples, &monitor.but(ENFORCE), monitor, load))
         .max_by(|a, b| a.median.abs().total_cmp(&b.median.abs()))?;
     let name = format!("{load}: time in the programs, {ENFORCE} against {MONITOR}, change");

@@ -47,8 +47,7 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
         progress(&format!("programs: round {round} of {}", options.rounds));
         for load in options.loads() {
             for (name, programs) in &bare {
-                let attached =
-                    pair.hosts().into_iter().map(|h| programs.attach(h)).collect::<Result<Vec<_>>>()?;
+                let attached = programs.attach_to(pair.hosts())?;
                 let sample = Sample::of(PART, name, round).load(load.name());
                 under_load(options, &pair, [programs, programs], &sample, load)?;
                 drop(attached);

@@ -90,6 +90,11 @@ impl Programs {
         Ok(Self { programs, _object: None })
     }
 
+    /// Attaches all of them to each host's cgroup.
+    pub(crate) fn attach_to(&self, hosts: [&Host; 2]) -> Result<Vec<Attached>> {
+        hosts.into_iter().map(|host| self.attach(host)).collect()
+    }
+
     /// Attaches all of them to the host's cgroup.
     pub(crate) fn attach(&self, host: &Host) -> Result<Attached> {
         let cgroup = File::open(host.cgroup())?;

@@ -173,8 +173,7 @@ fn with<T>(
         Kind::Nothing => work(None),
         Kind::Empty | Kind::LookUp => {
             let programs = if variant.kind == Kind::Empty { &bare.empty } else { &bare.look_up };
-            let _attached =
-                pair.hosts().into_iter().map(|h| programs.attach(h)).collect::<Result<Vec<_>>>()?;
+            let _attached = programs.attach_to(pair.hosts())?;
             work(None)
         }
         Kind::Monitor => judged(ready.monitor.as_mut(), work),
