@@ -2,7 +2,7 @@
 
 /// Version of the layout and meaning of every pinned map. Part of the pin directory's name, so that an agent
 /// never reads another version's bytes.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Number of generation slots: the one in force and its fallback, and a place for either beside them.
 pub const SLOTS: u32 = 4;
@@ -36,6 +36,9 @@ pub const ANCESTORS: &str = "ANCESTORS";
 pub const USERS: &str = "USERS";
 /// `SEATS`: array of [`Seat`](crate::socket::Seat), by SO_COOKIE modulo its size: what is kept of a socket.
 pub const SEATS: &str = "SEATS";
+/// `SEAT_BLOCKS`: array whose elements stand for [`SEAT_BLOCK`] seats each, for walking over `SEATS`: that way the kernel
+/// calls a program once for all of them. What is in it means nothing, and it is not pinned.
+pub const SEAT_BLOCKS: &str = "SEAT_BLOCKS";
 /// `GREETED`: per-CPU array of one [`Greeting`](crate::socket::Greeting).
 pub const GREETED: &str = "GREETED";
 /// `SOCKETS`: socket-local storage of [`Socket`](crate::socket::Socket), of those that have no seat.
@@ -77,6 +80,8 @@ pub const COUNTER_PLACES: u32 = 8192;
 pub const FLOW_ENTRIES: u32 = 32_768;
 /// Entries of `SEATS`.
 pub const SEAT_ENTRIES: u32 = 16_384;
+/// Entries of `SEATS` for each of `SEAT_BLOCKS`: what an iterator writes of them has room in its buffer of 8 pages.
+pub const SEAT_BLOCK: u32 = 64;
 /// Entries of `SEEDS`.
 pub const SEED_ENTRIES: u32 = 65_536;
 /// Entries of `DENIALS`.

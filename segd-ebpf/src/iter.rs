@@ -4,17 +4,19 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write};
+use segd_common::schema::SEAT_BLOCK;
 use segd_common::socket::{SEAT_HELD, SEAT_SHIFT, Seat, Socket};
 
 use crate::borrow;
+use crate::maps::SEATS;
 
-/// `struct bpf_iter__bpf_map_elem` of kernel/bpf/map_iter.c, the same since Linux 5.9.
+/// `struct bpf_iter__bpf_map_elem` of kernel/bpf/map_iter.c, the same since Linux 5.9, of `SEAT_BLOCKS`.
 #[repr(C)]
-struct SeatContext {
+struct BlockContext {
     meta: *const Meta,
     map: *const c_void,
     key: *const u32,
-    value: *mut Seat,
+    value: *mut u32,
 }
 
 /// `struct bpf_iter__bpf_sk_storage_map` of net/core/bpf_sk_storage.c, which is the same since Linux 5.9.
@@ -32,6 +34,26 @@ struct Meta {
     seq: *mut seq_file,
 }
 
+/// How many blocks are walked over in one call of read(2), which goes on until something is written and lets nobody else run
+/// meanwhile.
+const STRETCH: u32 = 16;
+
+/// Calls `each` with every seat of a block that some socket has, and not only is about to. Returns the block's first one, if
+/// a call of read(2) ends with this block.
+#[inline(always)]
+fn walk(block: u32, mut each: impl FnMut(*mut Seat)) -> Option<*const Seat> {
+    let first = block * SEAT_BLOCK;
+    for place in 0..SEAT_BLOCK {
+        let seat = SEATS.get_ptr_mut(first | place)?;
+        // SAFETY: a look-up's pointer stays valid for the program's run.
+        let whose = unsafe { (*seat).whose };
+        if whose & SEAT_HELD != 0 && whose >> SEAT_SHIFT != 0 {
+            each(seat);
+        }
+    }
+    if block % STRETCH == STRETCH - 1 { SEATS.get_ptr(first) } else { None }
+}
+
 /// Counts what a socket's flow has carried so far.
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 #[unsafe(no_mangle)]
@@ -45,26 +67,20 @@ extern "C" fn settle_sockets(ctx: *const Context) -> i32 {
     0
 }
 
-/// Whether some socket has a seat, and not only is about to.
-///
-/// # Safety
-/// The iterator's own value, not null.
-#[inline(always)]
-unsafe fn is_held(seat: *const Seat) -> bool {
-    // SAFETY: by the caller.
-    let whose = unsafe { (*seat).whose };
-    whose & SEAT_HELD != 0 && whose >> SEAT_SHIFT != 0
-}
-
-/// [`settle_sockets`] for seats.
+/// [`settle_sockets`] for the seats of a block. Writes eight bytes of no meaning at the end of each stretch.
 #[unsafe(link_section = "iter/bpf_map_elem")]
 #[unsafe(no_mangle)]
-extern "C" fn settle_seats(ctx: *const SeatContext) -> i32 {
-    // SAFETY: the kernel passes this context; the value is null after the last, and outlives the call.
+extern "C" fn settle_seats(ctx: *const BlockContext) -> i32 {
+    // SAFETY: the kernel passes this context; the key is null after the last, and outlives the call.
+    let (meta, key) = unsafe { ((*ctx).meta, (*ctx).key) };
+    if key.is_null() {
+        return 0;
+    }
+    // SAFETY: the key is not null; the seats are live values of their map; the file is the iterator's own.
     unsafe {
-        let seat = (*ctx).value;
-        if !seat.is_null() && is_held(seat) {
-            borrow::settle_any(&mut (*seat).socket.flow);
+        let last = walk(*key, |seat| borrow::settle_any(&mut (*seat).socket.flow));
+        if let Some(any) = last {
+            bpf_seq_write((*meta).seq, (&raw const (*any).whose).cast_mut().cast(), 8);
         }
     }
     0
@@ -98,15 +114,21 @@ unsafe fn write(seq: *mut seq_file, cookie: u64, socket: *const Socket) {
     }
 }
 
-/// [`live_sockets`] for seats that are held.
+/// [`live_sockets`] for the seats of a block; at the end of each stretch one more, with cookie 0.
 #[unsafe(link_section = "iter/bpf_map_elem")]
 #[unsafe(no_mangle)]
-extern "C" fn live_seats(ctx: *const SeatContext) -> i32 {
-    // SAFETY: the kernel passes this context; the value is null after the last, and outlives the call.
+extern "C" fn live_seats(ctx: *const BlockContext) -> i32 {
+    // SAFETY: the kernel passes this context; the key is null after the last, and outlives the call.
+    let (meta, key) = unsafe { ((*ctx).meta, (*ctx).key) };
+    if key.is_null() {
+        return 0;
+    }
+    // SAFETY: the key is not null; the seats are live values of their map; the file is the iterator's own.
     unsafe {
-        let (meta, seat) = ((*ctx).meta, (*ctx).value);
-        if !seat.is_null() && is_held(seat) {
-            write((*meta).seq, (*seat).whose >> SEAT_SHIFT, &raw const (*seat).socket);
+        let show = |cookie, seat: *const Seat| write((*meta).seq, cookie, &raw const (*seat).socket);
+        let last = walk(*key, |seat| show((*seat).whose >> SEAT_SHIFT, seat));
+        if let Some(any) = last {
+            show(0, any);
         }
     }
     0

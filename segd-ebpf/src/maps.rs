@@ -11,8 +11,8 @@ use segd_common::event::Event;
 use segd_common::flow::{Budget, Denial, DenialKey, FlowKey, OwnedFlow};
 use segd_common::id::{ServiceId, SubjectId};
 use segd_common::schema::{
-    ANCESTOR_ENTRIES, COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEAT_ENTRIES,
-    SEED_ENTRIES, SLOTS,
+    ANCESTOR_ENTRIES, COUNTER_PLACES, DENIAL_ENTRIES, ENDED_CGROUPS, EVENT_BYTES, FLOW_ENTRIES, SEAT_BLOCK,
+    SEAT_ENTRIES, SEED_ENTRIES, SLOTS,
 };
 use segd_common::socket::{Ancestors, Greeting, Owner, Seat, Seed, Socket};
 use segd_common::table::{
@@ -54,6 +54,8 @@ pub(crate) static SERVICES: ArrayOfMaps<LpmTrie<ServiceKey, Inner<ServiceId>, IN
 pub(crate) static FAILSAFES: ArrayOfMaps<LpmTrie<FailsafeKey, u32, INNER>, N_SLOTS> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static SEATS: Array<Seat, { SEAT_ENTRIES as usize }> = Array::new();
+#[btf_map]
+static SEAT_BLOCKS: Array<u32, { (SEAT_ENTRIES / SEAT_BLOCK) as usize }> = Array::new();
 #[btf_map]
 pub(crate) static GREETED: PerCpuArray<Greeting, 1> = PerCpuArray::new();
 #[btf_map]

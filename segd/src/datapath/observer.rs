@@ -1,6 +1,7 @@
 //! Looks at what the kernel holds, by handles of its own: whoever looks keeps no change of the policy waiting, and
 //! waits for none.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,8 +95,9 @@ impl Observer {
         Ok(Subjects { compiled, cgroups: cgroups::workloads(&self.cgroup, &compiled.patterns)? })
     }
 
-    /// What the programs were told of a socket and have not used yet.
-    pub(super) fn seed(&self, cookie: u64) -> Option<Seed> {
-        self.seeds.get(&cookie, 0).ok()
+    /// What the programs were told of older sockets and have not used yet, by SO_COOKIE. One is forgotten with its socket.
+    pub(super) fn seeds(&self) -> HashMap<u64, Seed> {
+        // A table that changes while it is walked may start its walk again.
+        self.seeds.iter().take(schema::SEED_ENTRIES as usize).filter_map(Result::ok).collect()
     }
 }

@@ -206,8 +206,9 @@ pub(crate) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
     Ok(())
 }
 
-/// Runs an iterator's program over every element of a map and returns all that it wrote.
-pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+/// Runs an iterator's program over every element of a map and returns all that it wrote. A call of read(2), in which the
+/// kernel lets nobody else run, ends when the program has written as much as `piece`, in bytes, or more.
+pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>, piece: usize) -> io::Result<Vec<u8>> {
     #[repr(C)]
     struct CreateLink {
         prog_fd: u32,
@@ -238,7 +239,14 @@ pub(crate) fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Resul
     };
     let link = owned(bpf(LINK_CREATE, &mut attr)?)?;
     let mut attr = CreateIter { link_fd: link.as_raw_fd().unsigned_abs(), flags: 0 };
-    let mut written = Vec::new();
-    File::from(owned(bpf(ITER_CREATE, &mut attr)?)?).read_to_end(&mut written)?;
-    Ok(written)
+    let mut iterator = File::from(owned(bpf(ITER_CREATE, &mut attr)?)?);
+    let (mut written, mut buffer) = (Vec::new(), vec![0; piece]);
+    loop {
+        match iterator.read(&mut buffer) {
+            Ok(0) => return Ok(written),
+            Ok(length) => written.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use segd_common::socket::Owner;
 
 use super::diag::{Diag, INET, INET6, Id};
 use super::namespaces::{self, Namespace};
-use super::{LiveSocket, list_with};
+use super::{LiveSocket, PROTOCOLS, list_with};
 use crate::datapath::Error;
 
 /// A socket to be destroyed. Its cookie tells it from every other of the same addresses.
@@ -128,7 +128,7 @@ impl Open {
                 break;
             }
             let Ok(diag) = self.diag(&namespace) else { continue };
-            for row in list_with(diag, namespace.inode).unwrap_or_default() {
+            for row in list_with(diag, namespace.inode, &PROTOCOLS).unwrap_or_default() {
                 let Some(target) = missing.remove(&row.cookie) else { continue };
                 if let Err(error) = diag.destroy(&row.id()) {
                     failed.push((target, error));

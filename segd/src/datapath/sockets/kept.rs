@@ -1,5 +1,5 @@
-//! What the programs keep of sockets: in `SEATS`, and of those without a seat in `SOCKETS`. Read by iterators of BPF, which
-//! need the kernel's own BTF.
+//! What the programs keep of sockets: in `SEATS`, and of those without a seat in `SOCKETS`. Read by iterators of BPF over
+//! `SEAT_BLOCKS` and `SOCKETS`, which need the kernel's own BTF.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,8 +15,9 @@ use segd_common::socket::Socket;
 
 use crate::datapath::{Error, sys};
 
-/// One of the two tables, by its name, and the programs that walk over it.
+/// One of the two tables, and the programs that walk over it.
 struct Walk {
+    /// The name of what the kernel walks over.
     table: &'static str,
     /// What the kernel calls such an iterator.
     kind: &'static str,
@@ -24,15 +25,31 @@ struct Walk {
     shows: &'static str,
     /// Counts what their flows have carried.
     settles: &'static str,
+    /// Bytes that are read in one go of what the two write.
+    pieces: [usize; 2],
 }
 
+/// What an iterator writes of a socket.
+const RECORD: usize = COOKIE + size_of::<Socket>();
+const COOKIE: usize = size_of::<u64>();
+/// As much as the kernel has room for. Where a walk is taken up again, it begins with the bucket in which it was.
+const MUCH: usize = 32 << 10;
+
 const WALKS: [Walk; 2] = [
-    Walk { table: schema::SEATS, kind: "bpf_map_elem", shows: "live_seats", settles: "settle_seats" },
+    Walk {
+        table: schema::SEAT_BLOCKS,
+        kind: "bpf_map_elem",
+        shows: "live_seats",
+        settles: "settle_seats",
+        // These write something every now and then, whatever they find, for the sake of ending a call.
+        pieces: [RECORD, 8],
+    },
     Walk {
         table: schema::SOCKETS,
         kind: "bpf_sk_storage_map",
         shows: "live_sockets",
         settles: "settle_sockets",
+        pieces: [MUCH, MUCH],
     },
 ];
 
@@ -69,7 +86,7 @@ impl Kept {
         let loaded = self.0.get().ok_or(Error::Object { what: WALKS[0].shows })?;
         let mut all = HashMap::new();
         for (walk, loaded) in WALKS.iter().zip(loaded) {
-            let bytes = sys::iterate(loaded.shows.as_fd(), loaded.table.as_fd())
+            let bytes = sys::iterate(loaded.shows.as_fd(), loaded.table.as_fd(), walk.pieces[0])
                 .map_err(|e| Error::io("read what is kept of sockets in", Path::new(walk.table), e))?;
             all.extend(records(&bytes));
         }
@@ -80,7 +97,7 @@ impl Kept {
     /// once, and there is nothing to do.
     pub(in crate::datapath) fn settle(&self) -> Result<(), Error> {
         for (walk, loaded) in WALKS.iter().zip(self.0.get().into_iter().flatten()) {
-            sys::iterate(loaded.settles.as_fd(), loaded.table.as_fd())
+            sys::iterate(loaded.settles.as_fd(), loaded.table.as_fd(), walk.pieces[1])
                 .map_err(|e| Error::io("walk over the sockets of", Path::new(walk.table), e))?;
         }
         Ok(())
@@ -108,16 +125,15 @@ fn refused(hook: &'static str) -> impl FnOnce(ProgramError) -> Error {
     move |source| Error::Program { hook, source: Box::new(source) }
 }
 
-/// What the iterators write: each socket's cookie, and what is kept of it.
+/// What the iterators write: each socket's cookie, and what is kept of it. Cookie 0 is no socket's.
 fn records(bytes: &[u8]) -> impl Iterator<Item = (u64, Socket)> {
-    const COOKIE: usize = size_of::<u64>();
-    bytes.chunks_exact(COOKIE + size_of::<Socket>()).filter_map(|record| {
+    bytes.chunks_exact(RECORD).filter_map(|record| {
         let (cookie, socket) = record.split_first_chunk::<COOKIE>()?;
         let socket = socket.first_chunk::<{ size_of::<Socket>() }>()?;
         // SAFETY: the program writes a whole `Socket`, which is plain data valid for every bit pattern; the chunk
         // has its size and may be unaligned.
         let socket = unsafe { socket.as_ptr().cast::<Socket>().read_unaligned() };
-        Some((u64::from_ne_bytes(*cookie), socket))
+        Some((u64::from_ne_bytes(*cookie), socket)).filter(|(cookie, _)| *cookie != 0)
     })
 }
 
@@ -139,7 +155,7 @@ mod tests {
     fn what_the_iterators_write_is_read_back() {
         let (one, two) = (socket(TCP, OPENED), socket(UDP, 0));
         let mut bytes = Vec::new();
-        for (cookie, socket) in [(7_u64, one), (8, two)] {
+        for (cookie, socket) in [(7_u64, one), (0, one), (8, two)] {
             bytes.extend(cookie.to_ne_bytes());
             // SAFETY: plain data without padding.
             bytes.extend(unsafe {

@@ -1,14 +1,14 @@
-//! The flows that live now, each with its socket: as the programs know them, and older ones as the kernel lists
-//! their sockets.
+//! The flows that live now, each with its socket: as the programs know them, and older ones as they were found when the
+//! programs came.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use segd_common::flow::{CLOSED, Flow, OPENED};
 use segd_common::socket::{Owner, Seed, Socket};
-use segd_common::traffic::{Reason, Verdict};
+use segd_common::traffic::{Reason, Verdict, protocol};
 
 use super::direction::Listeners;
-use super::{Row, list, owners_of, seeds};
+use super::{PROTOCOLS, Row, list, owners_of, seeds};
 use crate::datapath::{Error, Observer};
 
 /// A live TCP connection, or the flow of a connected UDP socket.
@@ -25,61 +25,68 @@ pub struct LiveSocket {
 
 /// As [`Observer::live_sockets`].
 pub(in crate::datapath) fn all(observer: &Observer) -> Result<Vec<LiveSocket>, Error> {
-    let known = observer.kept.read();
-    let rows = list(&observer.cgroup, observer.inode);
-    let (known, rows) = match (known, rows) {
-        (Ok(known), Ok(rows)) => (known, rows),
-        (Ok(known), Err(error)) => {
-            tracing::warn!("connections older than the agent are not looked at: {error}");
-            (known, Vec::new())
-        }
-        (Err(error), Ok(rows)) => {
+    // Before what the programs know, where a seed is from the moment on in which they take it.
+    let seeds = observer.seeds();
+    let known = match observer.kept.read() {
+        Ok(known) => known,
+        Err(error) => {
             tracing::debug!(%error, "what the programs know of live sockets cannot be read");
-            (HashMap::new(), rows)
+            return listed(observer, &seeds);
         }
-        (Err(error), Err(_)) => return Err(error),
     };
-    let older: Vec<&Row> = rows.iter().filter(|row| is_unknown(row, &known)).collect();
-    let told = |row: &&Row| Some((row.cookie, observer.seed(row.cookie)?));
-    let seeds: HashMap<u64, Seed> =
-        older.iter().filter_map(told).filter(|(_, seed)| seed.protocol != 0).collect();
-    let processes = owners_of(older.iter().copied().filter(|row| !seeds.contains_key(&row.cookie)));
-    let listeners = Listeners::among(&rows);
-    let older = older.into_iter().map(|row| {
-        let seed = seeds.get(&row.cookie);
-        let owner = seed.map_or_else(|| seeds::owner(row, &processes), |seed| seed.owner);
-        let direction = seed.map_or_else(|| listeners.direction(row) as u8, |seed| seed.direction);
-        LiveSocket { cookie: row.cookie, owner, flow: flow(row, direction) }
-    });
-    Ok(live(&known, &rows).chain(older).collect())
+    let mut live: Vec<LiveSocket> = live(&known, &seeds).collect();
+    if live.iter().any(|socket| socket.flow.protocol == protocol::UDP) {
+        match list(&observer.cgroup, observer.inode, &[protocol::UDP]) {
+            Ok(rows) => forget_disconnected(&mut live, &rows),
+            Err(error) => {
+                tracing::warn!("UDP sockets that were disconnected may count as connected: {error}");
+            }
+        }
+    }
+    Ok(live)
 }
 
-/// Flows that began and did not end. A UDP socket may have been disconnected since.
-fn live<'a>(known: &'a HashMap<u64, Socket>, rows: &[Row]) -> impl Iterator<Item = LiveSocket> + use<'a> {
-    let idle: std::collections::HashSet<u64> =
-        rows.iter().filter(|row| !row.is_flow()).map(|row| row.cookie).collect();
+/// Flows that the programs know, which began and did not end, and those that they have not met yet.
+fn live(known: &HashMap<u64, Socket>, seeds: &HashMap<u64, Seed>) -> impl Iterator<Item = LiveSocket> {
     let open = |flow: &Flow| flow.protocol != 0 && flow.flags & (OPENED | CLOSED) == OPENED;
+    let older = seeds.iter().filter(|(cookie, seed)| {
+        seed.protocol != 0 && known.get(cookie).is_none_or(|socket| socket.flow.protocol == 0)
+    });
     known
         .iter()
-        .filter(move |(cookie, socket)| open(&socket.flow) && !idle.contains(cookie))
+        .filter(move |(_, socket)| open(&socket.flow))
         .map(|(&cookie, socket)| LiveSocket { cookie, owner: socket.owner, flow: socket.flow })
+        .chain(older.map(|(&cookie, seed)| LiveSocket { cookie, owner: seed.owner, flow: flow(seed) }))
 }
 
-/// Whether a row is a flow that the programs know nothing of. They know the maker of a socket that is younger than
-/// they; if it has no flow, then because it talks to this very host.
-fn is_unknown(row: &Row, known: &HashMap<u64, Socket>) -> bool {
-    let unknown = known.get(&row.cookie).is_none_or(|s| s.flow.protocol == 0 && s.owner.cgroup == 0);
-    row.is_flow() && unknown
+/// A UDP socket may have been disconnected since its flow began, which the programs do not see.
+fn forget_disconnected(live: &mut Vec<LiveSocket>, rows: &[Row]) {
+    let idle: HashSet<u64> = rows.iter().filter(|row| !row.is_flow()).map(|row| row.cookie).collect();
+    live.retain(|socket| !idle.contains(&socket.cookie));
 }
 
-fn flow(row: &Row, direction: u8) -> Flow {
+/// Every connection as the kernel lists it, where nobody can read what the programs know.
+fn listed(observer: &Observer, seeds: &HashMap<u64, Seed>) -> Result<Vec<LiveSocket>, Error> {
+    let rows = list(&observer.cgroup, observer.inode, &PROTOCOLS)?;
+    let flows: Vec<&Row> = rows.iter().filter(|row| row.is_flow()).collect();
+    let is_told = |row: &Row| seeds.get(&row.cookie).filter(|seed| seed.protocol != 0);
+    let processes = owners_of(flows.iter().copied().filter(|row| is_told(row).is_none()));
+    let listeners = Listeners::among(&rows);
+    let live = flows.into_iter().map(|row| {
+        let seed = is_told(row).copied().unwrap_or_else(|| seeds::of_flow(row, &listeners, &processes));
+        LiveSocket { cookie: row.cookie, owner: seed.owner, flow: flow(&seed) }
+    });
+    Ok(live.collect())
+}
+
+fn flow(seed: &Seed) -> Flow {
     Flow {
-        peer: row.peer,
-        local: row.local,
-        peer_port: row.peer_port,
-        local_port: row.local_port,
-        protocol: row.protocol,
-        direction,
+        peer: seed.peer,
+        local: seed.local,
+        peer_port: seed.peer_port,
+        local_port: seed.local_port,
+        protocol: seed.protocol,
+        direction: seed.direction,
         verdict: Verdict::Allowed as u8,
         reason: Reason::Preexisting as u8,
         ..Flow::NONE
@@ -117,6 +124,12 @@ mod tests {
         }
     }
 
+    fn cookies(live: &[LiveSocket]) -> Vec<u64> {
+        let mut cookies: Vec<u64> = live.iter().map(|l| l.cookie).collect();
+        cookies.sort_unstable();
+        cookies
+    }
+
     #[test]
     fn flows_that_began_and_did_not_end_and_older_sockets_are_live() {
         let known = HashMap::from([
@@ -128,22 +141,23 @@ mod tests {
             (6, socket(0, 0)),
             (7, Socket::default()),
         ]);
-        let rows = [
-            row(1, TCP, ESTABLISHED),
-            row(4, UDP, ESTABLISHED),
-            // Disconnected since.
-            row(5, UDP, CLOSE),
-            // Within this host: the programs know it, and not as a flow.
-            row(6, TCP, ESTABLISHED),
-            // Older: one that has had packets on no connection of its own, and one without any.
-            row(7, TCP, ESTABLISHED),
-            row(8, TCP, ESTABLISHED),
-        ];
-        let mut cookies: Vec<u64> = live(&known, &rows).map(|l| l.cookie).collect();
-        cookies.sort_unstable();
-        assert_eq!(cookies, [1, 4]);
-        let older: Vec<u64> =
-            rows.iter().filter(|row| is_unknown(row, &known)).map(|row| row.cookie).collect();
-        assert_eq!(older, [7, 8]);
+        let seed = Seed { protocol: TCP, local_port: 7, ..Seed::default() };
+        let seeds = HashMap::from([
+            // Taken in this moment.
+            (1, seed),
+            (2, seed),
+            // Not met yet, or not on a connection of its own.
+            (7, seed),
+            (8, seed),
+            // A listener.
+            (9, Seed::default()),
+        ]);
+        let mut all: Vec<LiveSocket> = live(&known, &seeds).collect();
+        assert_eq!(cookies(&all), [1, 4, 5, 7, 8]);
+        let older = |l: &LiveSocket| l.flow.reason == Reason::Preexisting as u8 && l.flow.local_port == 7;
+        assert!(all.iter().all(|l| older(l) == (l.cookie > 6)), "{all:?}");
+
+        forget_disconnected(&mut all, &[row(4, UDP, ESTABLISHED), row(5, UDP, CLOSE)]);
+        assert_eq!(cookies(&all), [1, 4, 7, 8]);
     }
 }

@@ -38,6 +38,9 @@ mod state {
     pub(super) const LISTEN: u8 = 10;
 }
 
+/// Those of which sockets are listed.
+const PROTOCOLS: [u8; 2] = [protocol::TCP, protocol::UDP];
+
 /// TCP: listeners, and connections from TCP_SYN_SENT (2) to TCP_CLOSING (11). Half-open ones (TCP_SYN_RECV) have no
 /// socket yet, those in TCP_TIME_WAIT none any more.
 const TCP_STATES: u32 =
@@ -97,17 +100,18 @@ fn is_loopback(addr: &Addr) -> bool {
     std::net::IpAddr::from(*addr).is_loopback()
 }
 
-/// Every TCP and UDP socket of the cgroup tree at `cgroup`, whose inode is given, in every network namespace that a
-/// process is in (without CAP_SYS_ADMIN: in this one's).
+/// Every socket of some protocols (TCP, UDP) of the cgroup tree at `cgroup`, whose inode is given, in every network
+/// namespace that a process is in (without CAP_SYS_ADMIN: in this one's). The kernel walks over its whole tables for it, in
+/// each namespace: milliseconds, in which it may not let others run.
 ///
 /// # Errors
 /// The sockets of this process's namespace cannot be listed. Another namespace may end meanwhile; what is missing
 /// of it is logged.
-pub(super) fn list(cgroup: &Path, inode: u64) -> Result<Vec<Row>, Error> {
+pub(super) fn list(cgroup: &Path, inode: u64, protocols: &[u8]) -> Result<Vec<Row>, Error> {
     let tree = Tree::below(cgroup, inode)?;
     let mut rows = Vec::new();
     for (place, namespace) in namespaces::all()?.into_iter().enumerate() {
-        let found = list_in(&namespace);
+        let found = list_in(&namespace, protocols);
         match found {
             Ok(found) => rows.extend(found),
             Err(source) if place == 0 => return Err(Error::Sockets { source }),
@@ -120,13 +124,14 @@ pub(super) fn list(cgroup: &Path, inode: u64) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-fn list_in(namespace: &Namespace) -> std::io::Result<Vec<Row>> {
-    list_with(&mut namespace.open()?, namespace.inode)
+fn list_in(namespace: &Namespace, protocols: &[u8]) -> std::io::Result<Vec<Row>> {
+    list_with(&mut namespace.open()?, namespace.inode, protocols)
 }
 
-fn list_with(diag: &mut Diag, netns: u64) -> std::io::Result<Vec<Row>> {
+fn list_with(diag: &mut Diag, netns: u64, protocols: &[u8]) -> std::io::Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (protocol, states) in [(protocol::TCP, TCP_STATES), (protocol::UDP, UDP_STATES)] {
+    for &protocol in protocols {
+        let states = if protocol == protocol::TCP { TCP_STATES } else { UDP_STATES };
         for family in [diag::INET, diag::INET6] {
             diag.list(family, protocol, states, netns, &mut rows)?;
         }

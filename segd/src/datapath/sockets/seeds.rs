@@ -8,7 +8,7 @@ use segd_common::socket::{Owner, Seed};
 
 use super::direction::Listeners;
 use super::owners::Process;
-use super::{Row, list, owners_of};
+use super::{PROTOCOLS, Row, list, owners_of};
 use crate::datapath::{Datapath, Error};
 
 /// BPF_NOEXIST: what is there stays, for it may be in use.
@@ -33,7 +33,7 @@ impl Datapath {
     /// # Errors
     /// The sockets cannot be listed. Connections older than the programs then pass.
     pub fn seed(&mut self) -> Result<Seeded, Error> {
-        let rows = list(&self.observer.cgroup, self.observer.inode)?;
+        let rows = list(&self.observer.cgroup, self.observer.inode, &PROTOCOLS)?;
         // A kernel that cannot tell has some seeds that nobody will take.
         let known = self.observer.kept.read().unwrap_or_default();
         let failed = |e| Error::map(schema::SEEDS, e);
@@ -69,16 +69,26 @@ fn seeds(
 ) -> impl Iterator<Item = (u64, Seed)> {
     let (flows, others): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.is_flow());
     let servers = others.into_iter().filter(|row| row.is_server());
-    let flows = flows.into_iter().map(|row| {
-        let direction = listeners.direction(row) as u8;
-        let (protocol, peer, peer_port) = (row.protocol, row.peer, row.peer_port);
-        (row.cookie, Seed { owner: owner(row, processes), peer, peer_port, protocol, direction, pad: [0; 4] })
-    });
+    let flows = flows.into_iter().map(|row| (row.cookie, of_flow(row, listeners, processes)));
     let servers = servers.map(|row| (row.cookie, Seed { owner: owner(row, processes), ..Seed::default() }));
     flows.chain(servers)
 }
 
-pub(super) fn owner(row: &Row, processes: &HashMap<u32, Process>) -> Owner {
+/// Of a connection.
+pub(super) fn of_flow(row: &Row, listeners: &Listeners, processes: &HashMap<u32, Process>) -> Seed {
+    Seed {
+        owner: owner(row, processes),
+        peer: row.peer,
+        local: row.local,
+        peer_port: row.peer_port,
+        local_port: row.local_port,
+        protocol: row.protocol,
+        direction: listeners.direction(row) as u8,
+        pad: [0; 2],
+    }
+}
+
+fn owner(row: &Row, processes: &HashMap<u32, Process>) -> Owner {
     let process = processes.get(&row.inode).filter(|_| row.inode != 0);
     Owner {
         cgroup: row.cgroup,
