@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use caps::{CapSet, Capability};
-use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, gettid};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+
+use super::priority::{self, Priority, may_come_back};
 
 /// How much later than it asked for the reader of events may run.
 const LATE: Duration = Duration::from_millis(100);
@@ -23,8 +22,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const CALM: Duration = Duration::from_secs(60);
 /// How long somebody waits at most for what happened until now.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// RLIMIT_NICE of nice value 0, which a thread needs to leave SCHED_IDLE (sched(7)).
-const NICE_0: u64 = 20;
 
 /// Whether the thread that reads events runs when it wants to.
 #[derive(Debug)]
@@ -78,7 +75,7 @@ impl Pulse {
             return;
         };
         if may_come_back() {
-            set_policy(thread, libc::SCHED_OTHER);
+            priority::set(thread, Priority::Normal);
         }
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         if let Err(error) = alarm.write(1) {
@@ -104,7 +101,8 @@ impl Pulse {
         self.thread.store(0, Ordering::Relaxed);
     }
 
-    fn thread(&self) -> Option<Pid> {
+    /// The thread, while it reads.
+    pub(super) fn thread(&self) -> Option<Pid> {
         Some(self.thread.load(Ordering::Relaxed)).filter(|id| *id != 0).map(Pid::from_raw)
     }
 
@@ -154,27 +152,10 @@ pub(super) async fn watch(pulse: Arc<Pulse>, others: impl Fn() -> Vec<Pid>, shut
 
 /// Sets it anew each time, as threads come later than the first look.
 fn schedule(pulse: &Pulse, others: &impl Fn() -> Vec<Pid>, idle: bool) {
-    let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
+    let priority = if idle { Priority::Idle } else { Priority::Normal };
     for thread in others().into_iter().chain(pulse.thread()) {
-        set_policy(thread, policy);
+        priority::set(thread, priority);
     }
-}
-
-fn set_policy(thread: Pid, policy: libc::c_int) {
-    // SAFETY: an all-zero parameter is what both policies ask for.
-    let parameter: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: sched_setscheduler(2) reads the parameter and keeps nothing.
-    let result = unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &raw const parameter) };
-    match Errno::result(result) {
-        // It has ended.
-        Ok(_) | Err(Errno::ESRCH) => {}
-        Err(error) => tracing::warn!(%error, %thread, "cannot change the priority of a thread"),
-    }
-}
-
-fn may_come_back() -> bool {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_NICE).unwrap_or(false)
-        || getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= NICE_0)
 }
 
 #[cfg(test)]

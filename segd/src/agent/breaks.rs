@@ -143,6 +143,7 @@ impl Core {
         files: Sources,
         names: Resolved,
     ) -> Result<(Vec<Break>, Vec<Break>), InstallError> {
+        let _way = self.give_way();
         let at = Timestamp::now();
         let policy = policy::load(files, at).map_err(InstallError::Policy)?;
         let live = self.live()?;

@@ -168,6 +168,7 @@ impl Core {
 
     /// Reads and checks the zone files, and looks the names in them up. Blocks.
     pub(super) fn read(&self) -> Result<Stance, InstallError> {
+        let _way = self.give_way();
         read(self.config(), &self.lists(), |policy| self.names.for_policy(policy, naming::PATIENCE))
     }
 

@@ -7,6 +7,7 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use nix::unistd::Pid;
 use segd_common::id::Generation;
 
 use super::background::Pulse;
@@ -16,6 +17,7 @@ use super::intent::{Around, Intent};
 use super::maker::{InForce, Maker, Origin, Prepared};
 use super::memory;
 use super::naming::Naming;
+use super::priority::{self, GivingWay};
 use super::revoke::Revoker;
 use super::standing::{Announced, Recovered, Standings};
 use super::tampering::Tampering;
@@ -160,6 +162,11 @@ impl Remembered {
     }
 }
 
+/// Whether making it took much memory.
+fn is_large(made: &InForce) -> bool {
+    made.intent.stance.policy.sources.kept_as().is_some()
+}
+
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -219,6 +226,16 @@ impl Core {
         self.seen.snapshot()
     }
 
+    /// The threads that follow flows.
+    fn followers(&self) -> Vec<Pid> {
+        self.collector.threads().into_iter().chain(self.pulse.thread()).collect()
+    }
+
+    /// Lets the host's own work have the CPU, where nothing depends on when something is done.
+    pub(super) fn give_way(&self) -> Option<GivingWay> {
+        GivingWay::begin(self.followers())
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.maker.config
     }
@@ -269,6 +286,7 @@ impl Core {
         &self,
         next: impl FnOnce(&InForce, &Around) -> Around,
     ) -> Result<Generation, InstallError> {
+        let way = self.give_way();
         let mut turn = lock(&self.turn);
         let now = self.in_force();
         let around = next(&now, &now.intent.around);
@@ -276,6 +294,7 @@ impl Core {
         let prepared = self.maker.prepare(intent, &now.registry)?;
         let origin = Origin { by: None, why: "", change: None, way_out: false };
         let generation = self.install(&mut turn, prepared, origin)?;
+        drop(way);
         self.settle(&mut turn);
         Ok(generation)
     }
@@ -287,6 +306,13 @@ impl Core {
         change: &Change,
         next: impl FnOnce(&InForce) -> Result<Intent, E>,
     ) -> Result<Done, E> {
+        let way = if change.action == Action::Load {
+            self.give_way()
+        } else {
+            // Whoever has the turn may give way.
+            priority::hurry(&self.followers());
+            None
+        };
         let looks = change.care != Care::None || change.guard.is_some();
         let (live, made) = thread::scope(|scope| {
             // Beside all else: who waits for this one does not wait for the sockets to be listed.
@@ -331,6 +357,7 @@ impl Core {
                 return Err(error.into());
             }
         };
+        drop(way);
         write(&turn.journal, change, Some(before), Some(generation));
         self.settle(&mut turn);
         if let Some(why) = self.end_stale_guard()
@@ -339,8 +366,10 @@ impl Core {
             write(&turn.journal, &Change::own(Action::GuardEnd).because(why), None, Some(generation));
         }
         let warnings = armed.map(|armed| armed.warnings).unwrap_or_default();
-        drop(now);
-        memory::give_back();
+        if is_large(&now) || is_large(&self.in_force()) {
+            drop(now);
+            memory::give_back();
+        }
         Ok(Done { changed: true, generation, breaks, warnings })
     }
 

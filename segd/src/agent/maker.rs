@@ -10,6 +10,7 @@ use segd_common::id::{Generation, RuleId};
 
 use super::InstallError;
 use super::intent::{Around, Intent, Stance};
+use super::priority;
 use super::standing::{Announced, PendingStanding, Standing, Standings};
 use crate::config::{Config, OnRevoke};
 use crate::datapath::{Datapath, Fallback};
@@ -144,7 +145,10 @@ impl Maker {
         let kept = || self.keep_all((names, &intent, &new), &origin, (&mut *standings, announced));
         // The disk takes as long as the tables.
         let applied = thread::scope(|scope| {
-            let keeping = scope.spawn(kept);
+            let keeping = scope.spawn(|| {
+                priority::take_part();
+                kept()
+            });
             datapath.apply_once(&compiled, fallback, || {
                 keeping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })

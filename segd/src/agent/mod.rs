@@ -12,6 +12,7 @@ mod intent;
 mod maker;
 mod memory;
 mod naming;
+mod priority;
 mod requests;
 mod revoke;
 mod sinks;

@@ -243,6 +243,7 @@ pub(super) async fn follow(core: Arc<Core>, shutdown: CancellationToken) {
 }
 
 fn look_through(core: &Core) {
+    let _way = core.give_way();
     let now = core.in_force();
     let observer = &core.observer;
     // Beside whoever changes the policy, so what was listed may be of a generation that is past by now.
