@@ -140,23 +140,23 @@ type Outcome = Result<u8, Failure>;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        Command::Run(run) => on_runtime(run.run()),
-        Command::Check(check) => on_runtime(check.run()),
-        Command::Explain(explain) => on_runtime(explain.run()),
-        Command::Status(show) => on_runtime(show.run()),
-        Command::Apply(apply) => on_runtime(apply.run()),
-        Command::Confirm(confirm) => on_runtime(confirm.run()),
-        Command::Rollback(rollback) => on_runtime(rollback.run()),
-        Command::Exception(exceptions) => on_runtime(exceptions.run()),
-        Command::Mode(set) => on_runtime(set.run()),
-        Command::Flows(flows) => on_runtime(flows.run()),
-        Command::Map(show) => on_runtime(show.run()),
-        Command::Learn(learn) => on_runtime(learn.run()),
-        Command::Whatif(whatif) => on_runtime(whatif.run()),
-        Command::Review(show) => on_runtime(show.run()),
+        Command::Run(run) => as_agent(run.run()),
+        Command::Check(check) => briefly(check.run()),
+        Command::Explain(explain) => briefly(explain.run()),
+        Command::Status(show) => briefly(show.run()),
+        Command::Apply(apply) => briefly(apply.run()),
+        Command::Confirm(confirm) => briefly(confirm.run()),
+        Command::Rollback(rollback) => briefly(rollback.run()),
+        Command::Exception(exceptions) => briefly(exceptions.run()),
+        Command::Mode(set) => briefly(set.run()),
+        Command::Flows(flows) => briefly(flows.run()),
+        Command::Map(show) => briefly(show.run()),
+        Command::Learn(learn) => briefly(learn.run()),
+        Command::Whatif(whatif) => briefly(whatif.run()),
+        Command::Review(show) => briefly(show.run()),
         Command::Audit(audit) => audit.run(),
         Command::Doctor(doctor) => doctor.run(),
-        Command::Detach(detach) => on_runtime(detach.run()),
+        Command::Detach(detach) => briefly(detach.run()),
         Command::Completions(completions) => completions.run(),
     };
     match outcome {
@@ -185,7 +185,12 @@ fn tell_of_pins() {
     }
 }
 
-fn on_runtime(command: impl Future<Output = Outcome>) -> Outcome {
+/// A command of a moment needs no threads.
+fn briefly(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+fn as_agent(command: impl Future<Output = Outcome>) -> Outcome {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
 }
 

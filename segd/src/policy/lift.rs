@@ -28,7 +28,7 @@ const KEY: &[u8] = b"cidrs";
 const STUB: &str = "[]";
 
 /// Shorter lists are not worth it, in bytes.
-pub(super) const LEAST: usize = 1024;
+pub(super) const LEAST: usize = 256;
 
 /// Lists are read by several threads if they have so many bytes together.
 const MANY: usize = 1 << 20;
