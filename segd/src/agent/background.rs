@@ -18,6 +18,8 @@ use super::priority::{self, Priority, may_come_back};
 const LATE: Duration = Duration::from_millis(100);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at who is late.
+const STEP: Duration = Duration::from_millis(25);
 /// For how long nobody must have been late before they leave the CPU to others again.
 const CALM: Duration = Duration::from_secs(60);
 /// How long somebody waits at most for what happened until now.
@@ -129,16 +131,13 @@ pub(super) async fn watch(pulse: Arc<Pulse>, others: impl Fn() -> Vec<Pid>, shut
     }
     let mut every = tokio::time::interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut late, mut looked) = (None::<Instant>, Instant::now());
+    let mut late = None::<Instant>;
     loop {
         tokio::select! {
             _ = every.tick() => {}
             () = shutdown.cancelled() => break,
         }
-        // Who comes late to look was stopped, or the whole machine was, and so was the reader.
-        let stopped = looked.elapsed() > 2 * LOOK;
-        looked = Instant::now();
-        if pulse.is_late() && !stopped {
+        if pulse.is_late() && stays_late(&pulse).await {
             if late.is_none() {
                 tracing::debug!("this host is busy: flows are followed at normal priority");
             }
@@ -148,6 +147,25 @@ pub(super) async fn watch(pulse: Arc<Pulse>, others: impl Fn() -> Vec<Pid>, shut
         schedule(&pulse, &others, late.is_none());
     }
     schedule(&pulse, &others, false);
+}
+
+/// Whether the reader of events does not run while this task does, four times in a row. After a stop of the process or of the
+/// whole machine everything is late, and has to run first.
+async fn stays_late(pulse: &Pulse) -> bool {
+    let mut in_a_row = 0;
+    for _ in 0..16 {
+        let slept = Instant::now();
+        tokio::time::sleep(STEP).await;
+        if !pulse.is_late() {
+            return false;
+        }
+        in_a_row = if slept.elapsed() > 3 * STEP { 0 } else { in_a_row + 1 };
+        if in_a_row == 4 {
+            return true;
+        }
+    }
+    // Not even this task runs when it should.
+    true
 }
 
 /// Sets it anew each time, as threads come later than the first look.
@@ -206,6 +224,19 @@ mod tests {
         }
         let read = thread.join().unwrap();
         assert!((1..=50).all(|event| read.contains(&event)), "{read:?}");
+    }
+
+    #[tokio::test]
+    async fn who_runs_again_in_time_is_not_late() {
+        let pulse = Arc::new(Pulse {
+            began: Instant::now().checked_sub(Duration::from_secs(10)).unwrap(),
+            ..Pulse::new()
+        });
+        pulse.due.store(1, Ordering::Relaxed);
+        assert!(pulse.is_late() && stays_late(&pulse).await);
+        let reader = Arc::clone(&pulse);
+        tokio::spawn(async move { reader.within(Duration::from_secs(3600)) });
+        assert!(pulse.is_late() && !stays_late(&pulse).await);
     }
 
     #[tokio::test]
