@@ -254,18 +254,22 @@ fn tables(samples: &Samples) -> Vec<Bar> {
     bars
 }
 
-fn swaps(samples: &Samples) -> Option<Bar> {
+/// Of one swap a second, and of swaps that follow upon each other.
+fn swaps(samples: &Samples) -> Vec<Bar> {
     let subjects = samples.subjects("swaps");
-    let swapping = subjects.into_iter().find(|s| s.variant == "swapping")?;
-    let still = swapping.but("still");
-    let ratio = samples.ratio_of_medians("swaps", swapping, &still, "tcp-request", "p99.9")?;
-    let swaps = samples.figure("swaps", swapping, "tcp-request", "swaps")?;
-    let rounds = spread(samples.ratio("swaps", swapping, &still, "tcp-request", "p99.9"));
-    let note = format!("{:.0} swaps a round; {rounds}", swaps.median);
-    Some(Bar {
-        note,
-        ..bar("tcp-request: p99.9 during swaps, times that without", ratio, Kind::AtMost, 2.0, "")
-    })
+    let paces =
+        [("each-second", "with a swap a second on each host"), ("swapping", "during swaps without a pause")];
+    let of = |(variant, when): (&str, &str)| {
+        let swapping = subjects.iter().find(|s| s.variant == variant)?;
+        let still = swapping.but("still");
+        let ratio = samples.ratio_of_medians("swaps", swapping, &still, "tcp-request", "p99.9")?;
+        let swaps = samples.figure("swaps", swapping, "tcp-request", "swaps")?;
+        let rounds = spread(samples.ratio("swaps", swapping, &still, "tcp-request", "p99.9"));
+        let note = format!("{:.0} swaps a round; {rounds}", swaps.median);
+        let name = format!("tcp-request: p99.9 {when}, times that without");
+        Some(Bar { note, ..bar(&name, ratio, Kind::AtMost, 2.0, "") })
+    };
+    paces.into_iter().filter_map(of).collect()
 }
 
 /// The agents of the two hosts, as variants and as people call them.

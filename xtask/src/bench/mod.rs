@@ -52,7 +52,7 @@
 //!   from the call of the command (with the start of its process) until the kernel judges by the new tables (its own
 //!   table is watched, every 0.5 ms), and until the command ends. Zone files are synced to the disk before. Beside it,
 //!   in one process: reading the text, checking, compiling, and bare batched updates with the same entries; memory;
-//! - `swaps`: times of answers while both agents load another policy again and again, and while they do not;
+//! - `swaps`: times of answers while both agents load another policy each second, again and again, and while they do not;
 //! - `events`: every connection is counted, and logged or counted as lost, at the highest rate;
 //! - `cpu`: the agents' CPU time at 10,000 connections a second (scaled if the machine makes fewer), and idle;
 //! - `start`: from exec to the last program in place, with the example estate; `takeover`: agents killed and replaced
@@ -62,6 +62,9 @@
 //! Both hosts share one kernel and two CPUs, so an operation pays for both ends, and an agent's work is taken from the
 //! load's. `segd-programs` shows the difference. On a machine with other work the figures mean little: the load
 //! average is written into the report.
+//!
+//! SCHED_IDLE, as which threads of the agents run, counts within one scheduling group (sched(7)). Here all are in one; where
+//! each service has its own, by its cgroup or by autogroup, they share the CPU as services do.
 //!
 //! The kernel's statistics read a clock twice a run, which is most of the 60 ns that an empty program shows, and see a
 //! program only: not what the kernel does before it calls one, nor that it frees a socket's storage later, where there is
@@ -121,12 +124,16 @@
 //! CPUs kept awake it takes 2.4 µs longer than with empty programs (49 rounds, of 65); a table of a sixteenth the size, no
 //! events or no state callbacks make no difference that can be seen there.
 //!
-//! What the agents cost beside that, on the two CPUs of client and server (25 to 41 rounds, µs of a connection more than while
-//! they are stopped): 13 to 16 of 95; 0 to 6 since threads that only follow flows run as SCHED_IDLE (nice 10 gave nothing, nice
-//! 19 half of that). Where CPUs are kept awake a connection takes 55 to 64 and has less idle time to give: 16 to 11 to 15. A
-//! kernel without preemption lets a thread end its system call whoever wants the CPU, so times of answers have a tail of 1.5 ms.
+//! What the agents cost beside that, on the two CPUs of client and server (25 to 44 rounds, µs of a connection more than while
+//! they are stopped): 13 to 16 of 95; none that could be seen since threads that only follow flows run as SCHED_IDLE (nice 10
+//! gave nothing, nice 19 half of that). Where CPUs are kept awake a connection takes 55 to 75 and has less idle time to give: 15.
 //! A core at 10,000 connections a second: 8.3 % to 5.1, since sinks and history gather without being woken by every batch, names
 //! are looked up once, and records of one conversation are added up before they are looked for.
+//!
+//! Whether those threads keep that priority decides: on CPUs that halt, enforcing makes 1.02 times the connections of programs
+//! with stopped agents (44 rounds), and 0.91 with threads at normal priority, which is what the bench saw before, for who was
+//! stopped by it took himself for late when he went on. With CPUs kept awake it is 0.81 and 0.91: they take twice the CPU time
+//! there, as each gap of the load that they fill takes an interrupt and two switches.
 //!
 //! What gave nothing, or too little for what it costs:
 //! - one BTF tracepoint at a TCP socket's end (`tcp_destroy_sock`) in place of the callback at each change of state: `sock_ops`
@@ -140,10 +147,17 @@
 //!   allocation of the storage, which was to be paid wherever it was made, and again for the copy that an accepted socket got:
 //!   a program that did nothing but give each socket storage took 2.7 to 3.0 of 64 µs. That is why there are seats now.
 //!
-//! Answers during swaps (`swaps`): the load is of two agents and two commands that never rest beside client and server on two
-//! CPUs, so p99.9 is the scheduler's slice of 3 to 4 ms, 6 to 37 times that without. With all of the agents' threads as
-//! SCHED_IDLE p99 goes from 1.6 to 0.3 ms and p99.9 to 2.7, with the commands' own threads in the way; not done, as whoever takes
-//! a policy back must not wait for an idle CPU. The flip itself is one word.
+//! Answers during swaps (`swaps`), p99 and p99.9 in ms of swaps without a pause, 0.15 and 0.2 to 0.9 without any:
+//! - 1.9 and 4.2 in the beginning: the scheduler's slice of two agents and two commands that never rest on the two CPUs of
+//!   client and server, and listing sockets by sock_diag, for which the kernel walks over its whole tables for milliseconds
+//!   and lets nobody else run;
+//! - 0.7 and 2.3 with live sockets from what the programs know, seats walked over in short stretches, and the threads that
+//!   make a policy as SCHED_IDLE, 0.9 (p99.9) with a swap a second on each host. A change took 15 ms of an agent's CPU time and
+//!   takes 9: sock_diag and the seats' walk 3, giving memory back and taking it again 2, lists of 50 prefixes read as TOML 1.
+//!
+//! What is left of it, by who ran while somebody waited for more than 0.3 ms: the two commands' processes half (2 ms each, of
+//! which a program that does nothing takes 0.6), then the disk's writes, whose thread stays at normal priority as others may
+//! wait for what it holds. The flip itself is one word.
 //!
 //! Not tried, by what the parts cost alone: an LRU hash in place of the array of decisions (60 to 100 ns a look-up, 500 to
 //! 900 ns for each new destination); plain in place of atomic adds for what TCP sends (its socket's lock is held, but not

@@ -1,5 +1,5 @@
-//! The sockets that live on this host, whoever made them and whenever: listed and destroyed by the kernel's
-//! sock_diag(7), the only place that speaks it. What the programs know of them is read beside it.
+//! The sockets that live on this host, whoever made them and whenever: what the programs know of them, and those older than
+//! the programs, which are listed by the kernel's sock_diag(7). Sockets are destroyed by it, too; nothing else speaks it.
 
 mod destroy;
 mod diag;
