@@ -14,7 +14,7 @@ use super::background::Pulse;
 use super::breaks::{Effects, seen_so_far};
 use super::guarding::{Guarding, Plan};
 use super::intent::{Around, Intent};
-use super::maker::{InForce, Maker, Origin, Prepared};
+use super::maker::{InForce, LARGE_TEXTS, Maker, Origin, Prepared};
 use super::memory;
 use super::naming::Naming;
 use super::priority::{self, GivingWay};
@@ -162,9 +162,10 @@ impl Remembered {
     }
 }
 
-/// Whether making it took much memory.
-fn is_large(made: &InForce) -> bool {
-    made.intent.stance.policy.sources.kept_as().is_some()
+/// Whether it takes much memory to make, or did.
+fn is_large(intent: &Intent) -> bool {
+    let sources = &intent.stance.policy.sources;
+    sources.kept_as().is_some() || sources.size() > LARGE_TEXTS
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -309,8 +310,8 @@ impl Core {
         let way = if change.action == Action::Load {
             self.give_way()
         } else {
-            // Whoever has the turn may give way.
-            priority::hurry(&self.followers());
+            // Whoever has the turn may give way. Those who follow flows do again in a moment.
+            priority::hurry(&[]);
             None
         };
         let looks = change.care != Care::None || change.guard.is_some();
@@ -343,11 +344,14 @@ impl Core {
                 if change.care == Care::Force && !plan.is_asked() {
                     flowing.retain(|key| !unruled.contains(key));
                 }
+                // A guard is kept on the disk.
+                priority::take_part();
                 let pending = prepared.intent.pending.is_some();
                 let next = self.datapath().next_generation(pending).map_err(InstallError::from)?;
                 self.arm(plan, (&now, &prepared.intent), next, &flowing)
             }
         };
+        let large = is_large(&now.intent) || is_large(&prepared.intent);
         let generation = match self.install(&mut turn, prepared, origin) {
             Ok(generation) => generation,
             Err(error) => {
@@ -366,7 +370,7 @@ impl Core {
             write(&turn.journal, &Change::own(Action::GuardEnd).because(why), None, Some(generation));
         }
         let warnings = armed.map(|armed| armed.warnings).unwrap_or_default();
-        if is_large(&now) || is_large(&self.in_force()) {
+        if large {
             drop(now);
             memory::give_back();
         }
@@ -402,6 +406,7 @@ impl Core {
         let standings = &mut turn.standings;
         let (made, generation) =
             self.maker.install(prepared, origin, standings, &self.collector, &mut datapath)?;
+        priority::take_part();
         self.maker.prune(&made.intent, self.guarding.former());
         tell_rules(&self.collector, &made);
         self.in_force.store(Arc::new(made));

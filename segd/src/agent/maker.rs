@@ -60,7 +60,7 @@ pub(super) struct Maker {
 }
 
 /// Texts of more bytes are not kept in memory once they are in the history.
-const LARGE_TEXTS: usize = 1 << 20;
+pub(super) const LARGE_TEXTS: usize = 1 << 20;
 
 const NOT_KEPT: &str = "the change comes into force, but the next agent will not know of it";
 

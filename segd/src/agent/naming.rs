@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::{Core, lock};
 use super::intent::Intent;
+use super::priority;
 use crate::config::NamesConfig;
 use crate::control::api::NameStatus;
 use crate::names::{Resolver, State, refresh};
@@ -112,6 +113,8 @@ impl Naming {
         if state == before {
             return in_time;
         }
+        // Others may wait for the disk, and for what is known.
+        priority::take_part();
         let mut known = lock(&self.known);
         known.state.adopt(state, &before);
         if let Err(error) = self.file.save(FILE, &known.state) {

@@ -13,11 +13,14 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Pid, gettid};
 use rustix::fs::{Mode, OFlags, RawDir};
 
-/// RLIMIT_NICE of nice value 0, which a thread needs to leave SCHED_IDLE (sched(7)).
-const NICE_0: u64 = 20;
+/// RLIMIT_NICE counts from nice value 20 downwards (getrlimit(2)).
+const NICE_BASE: i32 = 20;
 
 /// For how long others have the CPU before a change of the policy takes part like anybody else.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 4) of include/uapi/linux/ioprio.h: what a nice value of 0 stands for.
+const BEST_EFFORT: libc::c_int = 2 << 13 | 4;
 
 /// This process's threads.
 const THREADS: &CStr = c"/proc/self/task";
@@ -31,8 +34,8 @@ pub(super) enum Priority {
     Idle,
 }
 
-/// Gives a thread a priority; one that has ended needs none.
-pub(super) fn set(thread: Pid, priority: Priority) {
+/// Gives a thread a priority, unless it has ended. Returns whether it has it.
+pub(super) fn set(thread: Pid, priority: Priority) -> bool {
     let policy = match priority {
         Priority::Normal => libc::SCHED_OTHER,
         Priority::Idle => libc::SCHED_IDLE,
@@ -42,15 +45,22 @@ pub(super) fn set(thread: Pid, priority: Priority) {
     // SAFETY: sched_setscheduler(2) reads the parameter and keeps nothing.
     let result = unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &raw const parameter) };
     match Errno::result(result) {
-        Ok(_) | Err(Errno::ESRCH) => {}
-        Err(error) => tracing::warn!(%error, %thread, "cannot change the priority of a thread"),
+        Ok(_) => true,
+        Err(Errno::ESRCH) => false,
+        Err(error) => {
+            tracing::warn!(%error, %thread, "cannot change the priority of a thread");
+            false
+        }
     }
 }
 
-/// Whether a thread may leave [`Priority::Idle`] again.
+/// Whether a thread may leave [`Priority::Idle`] again: for that RLIMIT_NICE has to allow its nice value (sched(7)).
 pub(super) fn may_come_back() -> bool {
+    // SAFETY: the call takes two numbers; 0 is the calling thread.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let needed = u64::try_from(NICE_BASE - nice).unwrap_or(u64::MAX);
     caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_NICE).unwrap_or(false)
-        || getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= NICE_0)
+        || getrlimit(Resource::RLIMIT_NICE).is_ok_and(|(soft, _)| soft >= needed)
 }
 
 /// From now on the calling thread is like anybody else's, and those that it starts: for who holds what others of the host
@@ -90,31 +100,35 @@ fn raise(followers: &[Pid]) -> io::Result<usize> {
             continue;
         };
         let thread = Pid::from_raw(thread);
-        if !followers.contains(&thread) && is_idle(thread) {
-            set(thread, Priority::Normal);
+        if !followers.contains(&thread) && is_idle(thread) && set(thread, Priority::Normal) {
             raised += 1;
         }
     }
     Ok(raised)
 }
 
-/// Has the calling thread and those that it starts read and write as anybody else does, which otherwise follows SCHED_IDLE
-/// (ioprio_set(2)): where the disk is busy, that would be for seconds.
-fn keep_disk_priority() {
+/// Has the calling thread, and those that it starts, read and write with this priority (ioprio_set(2)). Returns the former one.
+fn set_disk_priority(priority: libc::c_int) -> libc::c_int {
     /// IOPRIO_WHO_PROCESS of include/uapi/linux/ioprio.h.
     const THREAD: libc::c_int = 1;
-    /// IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 4) there: what a nice value of 0 stands for.
-    const BEST_EFFORT: libc::c_int = 2 << 13 | 4;
-    // SAFETY: the call takes three numbers; 0 is the calling thread.
-    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, THREAD, 0, BEST_EFFORT) };
+    // SAFETY: both calls take numbers; 0 is the calling thread.
+    let (former, result) = unsafe {
+        let former = libc::syscall(libc::SYS_ioprio_get, THREAD, 0);
+        (former, libc::syscall(libc::SYS_ioprio_set, THREAD, 0, priority))
+    };
     if let Err(error) = Errno::result(result) {
-        tracing::debug!(%error, "reads with the priority of the idle");
+        tracing::debug!(%error, "cannot set with which priority the disk is used");
     }
+    libc::c_int::try_from(former).unwrap_or(0).max(0)
 }
 
 fn is_idle(thread: Pid) -> bool {
+    policy_of(thread) == libc::SCHED_IDLE
+}
+
+fn policy_of(thread: Pid) -> libc::c_int {
     // SAFETY: the call takes a number.
-    unsafe { libc::sched_getscheduler(thread.as_raw()) == libc::SCHED_IDLE }
+    unsafe { libc::sched_getscheduler(thread.as_raw()) }
 }
 
 /// As long as there is one, its thread and those that this one starts run when nobody else wants the CPU, for a second at most.
@@ -122,14 +136,16 @@ fn is_idle(thread: Pid) -> bool {
 #[must_use]
 pub(super) struct GivingWay {
     followers: Vec<Pid>,
+    /// Its thread's priority at the disk before.
+    disk: libc::c_int,
     /// Ends the wait of who looks at the time.
     _end: Sender<()>,
 }
 
 impl GivingWay {
-    /// `None` if these threads could not take part again. `followers`: as for [`hurry`].
+    /// `None` if these threads could not take part again, or somebody else gave them a policy. `followers`: as for [`hurry`].
     pub(super) fn begin(followers: Vec<Pid>) -> Option<Self> {
-        if !may_come_back() {
+        if !may_come_back() || policy_of(gettid()) != libc::SCHED_OTHER {
             return None;
         }
         let (end, ended) = mpsc::channel();
@@ -144,15 +160,17 @@ impl GivingWay {
             tracing::debug!(%error, "nobody would look at the time: gives no way");
             return None;
         }
-        keep_disk_priority();
+        // By itself that would follow SCHED_IDLE, which is for seconds where the disk is busy.
+        let disk = set_disk_priority(BEST_EFFORT);
         set(gettid(), Priority::Idle);
-        Some(Self { followers, _end: end })
+        Some(Self { followers, disk, _end: end })
     }
 }
 
 impl Drop for GivingWay {
     fn drop(&mut self) {
         set(gettid(), Priority::Normal);
+        set_disk_priority(self.disk);
         // Whatever it started that has not ended.
         if let Err(error) = raise(&self.followers) {
             untold(&error);

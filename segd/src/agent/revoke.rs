@@ -243,11 +243,12 @@ pub(super) async fn follow(core: Arc<Core>, shutdown: CancellationToken) {
 }
 
 fn look_through(core: &Core) {
-    let _way = core.give_way();
     let now = core.in_force();
     let observer = &core.observer;
+    let way = core.give_way();
     // Beside whoever changes the policy, so what was listed may be of a generation that is past by now.
     let found = observer.live_sockets().and_then(|live| Ok((live, observer.subjects(&now.compiled)?)));
+    drop(way);
     let (generation, (live, subjects)) = match (core.generation(), found) {
         (Ok(generation), Ok(found)) => (generation, found),
         (Err(error), _) | (_, Err(error)) => {

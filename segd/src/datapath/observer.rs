@@ -2,18 +2,19 @@
 //! waits for none.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::{self, Map, MapData};
+use aya::maps::{self, Map, MapData, MapError};
 use segd_common::schema;
 use segd_common::socket::Seed;
 
 use super::hooks::{self, Attached};
 use super::pins::Pins;
 use super::sockets::kept::Kept;
-use super::sockets::live;
+use super::sockets::live::{self, Untold};
 use super::sockets::{LiveSocket, Subjects};
 use super::tables::{Current, InForce};
 use super::{Error, cgroups};
@@ -27,7 +28,8 @@ pub struct Observer {
     pins: Pins,
     /// What the programs keep of sockets.
     pub(super) kept: Kept,
-    seeds: Arc<maps::HashMap<MapData, u64, Seed>>,
+    seeds: Arc<Mutex<maps::HashMap<MapData, u64, Seed>>>,
+    pub(super) untold: Arc<Mutex<Untold>>,
     current: Arc<Current>,
     /// Whether this agent attached the tracepoints.
     watches: Arc<AtomicBool>,
@@ -40,14 +42,14 @@ impl Observer {
                 .and_then(Map::from_map_data)
                 .map_err(|e| Error::map(name, e))
         };
-        let seeds =
-            pinned(schema::SEEDS)?.try_into().map_err(|e: maps::MapError| Error::map(schema::SEEDS, e))?;
+        let seeds = pinned(schema::SEEDS)?.try_into().map_err(|e: MapError| Error::map(schema::SEEDS, e))?;
         Ok(Self {
             cgroup,
             inode,
             pins: pins.clone(),
             kept,
-            seeds: Arc::new(seeds),
+            seeds: Arc::new(Mutex::new(seeds)),
+            untold: Arc::default(),
             current: Arc::new(Current::new(pinned(schema::ACTIVE)?)?),
             watches: Arc::default(),
         })
@@ -95,9 +97,26 @@ impl Observer {
         Ok(Subjects { compiled, cgroups: cgroups::workloads(&self.cgroup, &compiled.patterns)? })
     }
 
-    /// What the programs were told of older sockets and have not used yet, by SO_COOKIE. One is forgotten with its socket.
-    pub(super) fn seeds(&self) -> HashMap<u64, Seed> {
+    /// What the programs were told of older sockets and have not used yet, by SO_COOKIE.
+    pub(super) fn seeds(&self) -> Result<HashMap<u64, Seed>, Error> {
+        let seeds = self.seeds.lock().unwrap_or_else(PoisonError::into_inner);
         // A table that changes while it is walked may start its walk again.
-        self.seeds.iter().take(schema::SEED_ENTRIES as usize).filter_map(Result::ok).collect()
+        let all = seeds.iter().take(4 * schema::SEED_ENTRIES as usize);
+        all.collect::<Result<_, _>>().map_err(|e| Error::map(schema::SEEDS, e))
+    }
+
+    /// Forgets what was told of sockets that are gone, or that the programs know by themselves.
+    pub(super) fn forget_seeds(&self, cookies: impl Iterator<Item = u64>) {
+        let mut seeds = self.seeds.lock().unwrap_or_else(PoisonError::into_inner);
+        for cookie in cookies {
+            match seeds.remove(&cookie) {
+                // Taken meanwhile.
+                Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+                Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return tracing::debug!(%error, "what was known of sockets that are gone stays");
+                }
+            }
+        }
     }
 }

@@ -2,13 +2,15 @@
 //! programs came.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
 
 use segd_common::flow::{CLOSED, Flow, OPENED};
+use segd_common::id::Generation;
 use segd_common::socket::{Owner, Seed, Socket};
 use segd_common::traffic::{Reason, Verdict, protocol};
 
 use super::direction::Listeners;
-use super::{PROTOCOLS, Row, list, owners_of, seeds};
+use super::{Listed, PROTOCOLS, Row, list, owners_of, seeds};
 use crate::datapath::{Error, Observer};
 
 /// A live TCP connection, or the flow of a connected UDP socket.
@@ -23,40 +25,114 @@ pub struct LiveSocket {
     pub flow: Flow,
 }
 
-/// As [`Observer::live_sockets`].
+/// Connections older than the programs of which these were not told, as there was no room or an agent ended too early.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::datapath) enum Untold {
+    /// Nobody has looked yet.
+    #[default]
+    Unasked,
+    /// Those that looked so when sockets were listed last; some may just have been made.
+    Maybe(HashSet<u64>),
+    /// There are none. Nobody makes older connections.
+    Nobody,
+}
+
+impl Untold {
+    /// After a list of all sockets, with those of them that nobody knows.
+    fn after(self, unknown: HashSet<u64>) -> Self {
+        match self {
+            Self::Unasked if !unknown.is_empty() => Self::Maybe(unknown),
+            Self::Maybe(before) if !before.is_disjoint(&unknown) => Self::Maybe(unknown),
+            _ => Self::Nobody,
+        }
+    }
+}
+
+/// As [`Observer::live_sockets`]. The kernel is only asked for what the programs cannot know: whether sockets that were
+/// there before them still are, and whether those of UDP are still connected.
 pub(in crate::datapath) fn all(observer: &Observer) -> Result<Vec<LiveSocket>, Error> {
-    // Before what the programs know, where a seed is from the moment on in which they take it.
-    let seeds = observer.seeds();
-    let known = match observer.kept.read() {
-        Ok(known) => known,
+    // Before what the programs know, as they take seeds.
+    let seeds = observer.seeds()?;
+    let known = observer.kept.read();
+    let older = match &known {
+        Ok(known) => {
+            let untold = observer.untold.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_waiting =
+                |(cookie, seed): (&u64, &Seed)| seed.protocol != 0 && is_unknown(known.get(cookie));
+            *untold != Untold::Nobody || seeds.iter().any(is_waiting)
+        }
+        Err(_) => true,
+    };
+    let known = known.unwrap_or_else(|error| {
+        tracing::debug!(%error, "what the programs know of live sockets cannot be read");
+        HashMap::new()
+    });
+    let mut live: Vec<LiveSocket> = live(&known).collect();
+    let udp = live.iter().any(|socket| socket.flow.protocol == protocol::UDP);
+    let protocols: &[u8] = match (older, udp) {
+        (true, _) => &PROTOCOLS,
+        (false, true) => &[protocol::UDP],
+        (false, false) => return Ok(live),
+    };
+    let listed = match list(&observer.cgroup, observer.inode, protocols) {
+        Ok(listed) => listed,
+        Err(error) if known.is_empty() => return Err(error),
         Err(error) => {
-            tracing::debug!(%error, "what the programs know of live sockets cannot be read");
-            return listed(observer, &seeds);
+            tracing::warn!("connections older than the agent are not looked at: {error}");
+            return Ok(live);
         }
     };
-    let mut live: Vec<LiveSocket> = live(&known, &seeds).collect();
-    if live.iter().any(|socket| socket.flow.protocol == protocol::UDP) {
-        match list(&observer.cgroup, observer.inode, &[protocol::UDP]) {
-            Ok(rows) => forget_disconnected(&mut live, &rows),
-            Err(error) => {
-                tracing::warn!("UDP sockets that were disconnected may count as connected: {error}");
-            }
-        }
+    forget_disconnected(&mut live, &listed.rows);
+    if older {
+        live.extend(unknown(observer, &known, &seeds, &listed));
     }
     Ok(live)
 }
 
-/// Flows that the programs know, which began and did not end, and those that they have not met yet.
-fn live(known: &HashMap<u64, Socket>, seeds: &HashMap<u64, Seed>) -> impl Iterator<Item = LiveSocket> {
+/// The connections among these that the programs do not know, and what was found of them.
+fn unknown(
+    observer: &Observer,
+    known: &HashMap<u64, Socket>,
+    seeds: &HashMap<u64, Seed>,
+    listed: &Listed,
+) -> Vec<LiveSocket> {
+    if listed.is_whole {
+        observer.forget_seeds(useless(known, seeds, &listed.rows));
+    }
+    let rows = listed.rows.iter().filter(|row| row.is_flow() && is_unknown(known.get(&row.cookie)));
+    let (told, untold): (Vec<&Row>, Vec<&Row>) =
+        rows.partition(|row| seeds.get(&row.cookie).is_some_and(|seed| seed.protocol != 0));
+    if observer.kept.is_readable() {
+        let cookies = untold.iter().map(|row| row.cookie).collect();
+        let mut before = observer.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        *before = std::mem::take(&mut *before).after(cookies);
+    }
+    let processes = owners_of(untold.iter().copied());
+    let listeners = Listeners::among(&listed.rows);
+    let told = told.into_iter().filter_map(|row| Some((row.cookie, *seeds.get(&row.cookie)?)));
+    let untold = untold.into_iter().map(|row| (row.cookie, seeds::of_flow(row, &listeners, &processes)));
+    let live = |(cookie, seed): (u64, Seed)| LiveSocket { cookie, owner: seed.owner, flow: flow(&seed) };
+    told.chain(untold).map(live).collect()
+}
+
+/// Seeds that nobody will take: of sockets that ended between being listed and being seen, or that the programs saw made.
+fn useless(
+    known: &HashMap<u64, Socket>,
+    seeds: &HashMap<u64, Seed>,
+    rows: &[Row],
+) -> impl Iterator<Item = u64> {
+    let there: HashSet<u64> = rows.iter().map(|row| row.cookie).collect();
+    seeds.keys().copied().filter(move |cookie| !there.contains(cookie) || !is_unknown(known.get(cookie)))
+}
+
+/// Flows that the programs know, which began and did not end.
+fn live(known: &HashMap<u64, Socket>) -> impl Iterator<Item = LiveSocket> {
     let open = |flow: &Flow| flow.protocol != 0 && flow.flags & (OPENED | CLOSED) == OPENED;
-    let older = seeds.iter().filter(|(cookie, seed)| {
-        seed.protocol != 0 && known.get(cookie).is_none_or(|socket| socket.flow.protocol == 0)
-    });
-    known
-        .iter()
-        .filter(move |(_, socket)| open(&socket.flow))
-        .map(|(&cookie, socket)| LiveSocket { cookie, owner: socket.owner, flow: socket.flow })
-        .chain(older.map(|(&cookie, seed)| LiveSocket { cookie, owner: seed.owner, flow: flow(seed) }))
+    known.iter().filter(move |(_, socket)| open(&socket.flow)).map(|(&cookie, socket)| LiveSocket {
+        cookie,
+        owner: socket.owner,
+        flow: socket.flow,
+    })
 }
 
 /// A UDP socket may have been disconnected since its flow began, which the programs do not see.
@@ -65,18 +141,14 @@ fn forget_disconnected(live: &mut Vec<LiveSocket>, rows: &[Row]) {
     live.retain(|socket| !idle.contains(&socket.cookie));
 }
 
-/// Every connection as the kernel lists it, where nobody can read what the programs know.
-fn listed(observer: &Observer, seeds: &HashMap<u64, Seed>) -> Result<Vec<LiveSocket>, Error> {
-    let rows = list(&observer.cgroup, observer.inode, &PROTOCOLS)?;
-    let flows: Vec<&Row> = rows.iter().filter(|row| row.is_flow()).collect();
-    let is_told = |row: &Row| seeds.get(&row.cookie).filter(|seed| seed.protocol != 0);
-    let processes = owners_of(flows.iter().copied().filter(|row| is_told(row).is_none()));
-    let listeners = Listeners::among(&rows);
-    let live = flows.into_iter().map(|row| {
-        let seed = is_told(row).copied().unwrap_or_else(|| seeds::of_flow(row, &listeners, &processes));
-        LiveSocket { cookie: row.cookie, owner: seed.owner, flow: flow(&seed) }
-    });
-    Ok(live.collect())
+/// Whether the programs know nothing of a socket. They know the maker of one that is younger than they; if it has no flow,
+/// then because it talks to this very host. A seed that is being taken in this moment has not begun.
+fn is_unknown(known: Option<&Socket>) -> bool {
+    known.is_none_or(|socket| {
+        let flow = &socket.flow;
+        let is_taken_now = flow.generation == Generation::NONE && flow.flags == 0;
+        if flow.protocol == 0 { socket.owner.cgroup == 0 } else { is_taken_now }
+    })
 }
 
 fn flow(seed: &Seed) -> Flow {
@@ -141,23 +213,39 @@ mod tests {
             (6, socket(0, 0)),
             (7, Socket::default()),
         ]);
-        let seed = Seed { protocol: TCP, local_port: 7, ..Seed::default() };
-        let seeds = HashMap::from([
-            // Taken in this moment.
-            (1, seed),
-            (2, seed),
-            // Not met yet, or not on a connection of its own.
-            (7, seed),
-            (8, seed),
-            // A listener.
-            (9, Seed::default()),
-        ]);
-        let mut all: Vec<LiveSocket> = live(&known, &seeds).collect();
-        assert_eq!(cookies(&all), [1, 4, 5, 7, 8]);
-        let older = |l: &LiveSocket| l.flow.reason == Reason::Preexisting as u8 && l.flow.local_port == 7;
-        assert!(all.iter().all(|l| older(l) == (l.cookie > 6)), "{all:?}");
-
+        let mut all: Vec<LiveSocket> = live(&known).collect();
+        assert_eq!(cookies(&all), [1, 4, 5]);
         forget_disconnected(&mut all, &[row(4, UDP, ESTABLISHED), row(5, UDP, CLOSE)]);
-        assert_eq!(cookies(&all), [1, 4, 7, 8]);
+        assert_eq!(cookies(&all), [1, 4]);
+    }
+
+    #[test]
+    fn seeds_are_of_use_while_their_sockets_live_and_were_not_met() {
+        let taken = Flow { protocol: TCP, ..Flow::NONE };
+        let met = Flow { flags: OPENED, generation: Generation(1), ..taken };
+        let known = HashMap::from([
+            (1, Socket { flow: taken, ..socket(TCP, 0) }),
+            (2, Socket { flow: met, ..socket(TCP, 0) }),
+            // Within this host, and one of which the programs know nothing.
+            (3, socket(0, 0)),
+            (4, Socket::default()),
+        ]);
+        let seeds: HashMap<u64, Seed> = (1..=6).map(|cookie| (cookie, Seed::default())).collect();
+        let rows: Vec<Row> = (1..=5).map(|cookie| row(cookie, TCP, ESTABLISHED)).collect();
+        let mut gone: Vec<u64> = useless(&known, &seeds, &rows).collect();
+        gone.sort_unstable();
+        assert_eq!(gone, [2, 3, 6]);
+    }
+
+    #[test]
+    fn nobody_is_untold_once_no_stranger_stays() {
+        let set = |cookies: &[u64]| cookies.iter().copied().collect::<HashSet<u64>>();
+        assert_eq!(Untold::Unasked.after(set(&[])), Untold::Nobody);
+        let first = Untold::Unasked.after(set(&[1, 2]));
+        assert_eq!(first, Untold::Maybe(set(&[1, 2])));
+        let second = first.after(set(&[2, 3]));
+        assert_eq!(second, Untold::Maybe(set(&[2, 3])), "2 stays");
+        assert_eq!(second.after(set(&[4])), Untold::Nobody, "4 was made meanwhile");
+        assert_eq!(Untold::Nobody.after(set(&[5])), Untold::Nobody);
     }
 }

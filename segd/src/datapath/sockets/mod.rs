@@ -107,21 +107,30 @@ fn is_loopback(addr: &Addr) -> bool {
 /// # Errors
 /// The sockets of this process's namespace cannot be listed. Another namespace may end meanwhile; what is missing
 /// of it is logged.
-pub(super) fn list(cgroup: &Path, inode: u64, protocols: &[u8]) -> Result<Vec<Row>, Error> {
+pub(super) fn list(cgroup: &Path, inode: u64, protocols: &[u8]) -> Result<Listed, Error> {
     let tree = Tree::below(cgroup, inode)?;
-    let mut rows = Vec::new();
+    let mut listed = Listed { rows: Vec::new(), is_whole: true };
     for (place, namespace) in namespaces::all()?.into_iter().enumerate() {
         let found = list_in(&namespace, protocols);
         match found {
-            Ok(found) => rows.extend(found),
+            Ok(found) => listed.rows.extend(found),
             Err(source) if place == 0 => return Err(Error::Sockets { source }),
             Err(error) => {
                 tracing::debug!(%error, namespace = namespace.inode, "cannot list its sockets");
+                listed.is_whole = false;
             }
         }
     }
-    rows.retain(|row| tree.has(row.cgroup));
-    Ok(rows)
+    listed.rows.retain(|row| tree.has(row.cgroup));
+    Ok(listed)
+}
+
+/// The sockets that there are.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) rows: Vec<Row>,
+    /// Whether every namespace could be asked.
+    is_whole: bool,
 }
 
 fn list_in(namespace: &Namespace, protocols: &[u8]) -> std::io::Result<Vec<Row>> {

@@ -33,7 +33,7 @@ impl Datapath {
     /// # Errors
     /// The sockets cannot be listed. Connections older than the programs then pass.
     pub fn seed(&mut self) -> Result<Seeded, Error> {
-        let rows = list(&self.observer.cgroup, self.observer.inode, &PROTOCOLS)?;
+        let rows = list(&self.observer.cgroup, self.observer.inode, &PROTOCOLS)?.rows;
         // A kernel that cannot tell has some seeds that nobody will take.
         let known = self.observer.kept.read().unwrap_or_default();
         let failed = |e| Error::map(schema::SEEDS, e);
