@@ -174,18 +174,14 @@ pub struct Seed {
     pub owner: Owner,
     /// The other side, if it has one.
     pub peer: Addr,
-    /// This side, if it has another one.
-    pub local: Addr,
     /// Host byte order.
     pub peer_port: u16,
-    /// Host byte order.
-    pub local_port: u16,
     /// IP protocol number of its flow; 0: it has none, as it is a listener or not connected.
     pub protocol: u8,
     /// Who began the flow: a [`Direction`](crate::traffic::Direction).
     pub direction: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: [u8; 4],
 }
 
 #[cfg(test)]
@@ -200,7 +196,7 @@ mod tests {
         assert_eq!(size_of::<Socket>(), 184, "the kernel's part of the storage is 256 bytes");
         assert_eq!(size_of::<Seat>(), 256, "whole cache lines");
         assert_eq!(size_of::<Greeting>(), 8 + 16 + 2 * 2 + 4);
-        assert_eq!(size_of::<Seed>(), size_of::<Owner>() + 2 * 16 + 2 * 2 + 2 + 2);
+        assert_eq!(size_of::<Seed>(), size_of::<Owner>() + 16 + 2 + 2 + 4);
     }
 
     #[test]

@@ -38,17 +38,17 @@ struct Meta {
 /// meanwhile.
 const STRETCH: u32 = 16;
 
-/// Calls `each` with every seat of a block that some socket has, and not only is about to. Returns the block's first one, if
+/// Calls `each` with every seat of a block that some socket has, and not only is about to, and its SO_COOKIE. Returns the block's first one, if
 /// a call of read(2) ends with this block.
 #[inline(always)]
-fn walk(block: u32, mut each: impl FnMut(*mut Seat)) -> Option<*const Seat> {
+fn walk(block: u32, mut each: impl FnMut(*mut Seat, u64)) -> Option<*const Seat> {
     let first = block * SEAT_BLOCK;
     for place in 0..SEAT_BLOCK {
         let seat = SEATS.get_ptr_mut(first | place)?;
         // SAFETY: a look-up's pointer stays valid for the program's run.
         let whose = unsafe { (*seat).whose };
         if whose & SEAT_HELD != 0 && whose >> SEAT_SHIFT != 0 {
-            each(seat);
+            each(seat, whose >> SEAT_SHIFT);
         }
     }
     if block % STRETCH == STRETCH - 1 { SEATS.get_ptr(first) } else { None }
@@ -78,7 +78,7 @@ extern "C" fn settle_seats(ctx: *const BlockContext) -> i32 {
     }
     // SAFETY: the key is not null; the seats are live values of their map; the file is the iterator's own.
     unsafe {
-        let last = walk(*key, |seat| borrow::settle_any(&mut (*seat).socket.flow));
+        let last = walk(*key, |seat, _| borrow::settle_any(&mut (*seat).socket.flow));
         if let Some(any) = last {
             bpf_seq_write((*meta).seq, (&raw const (*any).whose).cast_mut().cast(), 8);
         }
@@ -125,10 +125,10 @@ extern "C" fn live_seats(ctx: *const BlockContext) -> i32 {
     }
     // SAFETY: the key is not null; the seats are live values of their map; the file is the iterator's own.
     unsafe {
-        let show = |cookie, seat: *const Seat| write((*meta).seq, cookie, &raw const (*seat).socket);
-        let last = walk(*key, |seat| show((*seat).whose >> SEAT_SHIFT, seat));
+        let show = |seat: *const Seat, cookie| write((*meta).seq, cookie, &raw const (*seat).socket);
+        let last = walk(*key, |seat, cookie| show(seat, cookie));
         if let Some(any) = last {
-            show(0, any);
+            show(any, 0);
         }
     }
     0

@@ -122,9 +122,9 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Lets the reader of events and `others` run when nobody else wants the CPU, and like anybody else for a minute after the
+/// Lets `followers`, of whom the reader of events is one, run when nobody else wants the CPU, and like anybody else for a minute after the
 /// reader came late, and at the end.
-pub(super) async fn watch(pulse: Arc<Pulse>, others: impl Fn() -> Vec<Pid>, shutdown: CancellationToken) {
+pub(super) async fn watch(pulse: Arc<Pulse>, followers: impl Fn() -> Vec<Pid>, shutdown: CancellationToken) {
     if !may_come_back() {
         tracing::info!("flows are followed at normal priority: no CAP_SYS_NICE, and RLIMIT_NICE is below 20");
         return;
@@ -144,9 +144,9 @@ pub(super) async fn watch(pulse: Arc<Pulse>, others: impl Fn() -> Vec<Pid>, shut
             late = Some(Instant::now());
         }
         late = late.filter(|late| late.elapsed() < CALM);
-        schedule(&pulse, &others, late.is_none());
+        schedule(&followers, late.is_none());
     }
-    schedule(&pulse, &others, false);
+    schedule(&followers, false);
 }
 
 /// Whether the reader of events does not run while this task does, four times in a row. After a stop of the process or of the
@@ -169,15 +169,16 @@ async fn stays_late(pulse: &Pulse) -> bool {
 }
 
 /// Sets it anew each time, as threads come later than the first look.
-fn schedule(pulse: &Pulse, others: &impl Fn() -> Vec<Pid>, idle: bool) {
+fn schedule(followers: &impl Fn() -> Vec<Pid>, idle: bool) {
     let priority = if idle { Priority::Idle } else { Priority::Normal };
-    for thread in others().into_iter().chain(pulse.thread()) {
+    for thread in followers() {
         priority::set(thread, priority);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::priority::tests::thread_of_its_own;
     use super::*;
 
     #[test]
@@ -244,13 +245,7 @@ mod tests {
         if !may_come_back() {
             return;
         }
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            tell.send(gettid()).unwrap();
-            let _ = stopped.recv();
-        });
-        let other = told.recv().unwrap();
+        let (other, _stop) = thread_of_its_own();
         // SAFETY: the call takes a number.
         let policy = move || unsafe { libc::sched_getscheduler(other.as_raw()) };
         let pulse = Arc::new(Pulse::new());
@@ -267,7 +262,5 @@ mod tests {
         shutdown.cancel();
         watching.await.unwrap();
         assert_eq!(policy(), libc::SCHED_OTHER);
-        drop(stop);
-        thread.join().unwrap();
     }
 }

@@ -228,7 +228,7 @@ impl Core {
     }
 
     /// The threads that follow flows.
-    fn followers(&self) -> Vec<Pid> {
+    pub(super) fn followers(&self) -> Vec<Pid> {
         self.collector.threads().into_iter().chain(self.pulse.thread()).collect()
     }
 

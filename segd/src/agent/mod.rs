@@ -113,9 +113,9 @@ pub async fn run(options: Options) -> Result<(), StartError> {
             tracing::error!("no more flow records: cannot wait for the ring buffer: {error}");
         }
     });
-    let followers = Arc::clone(&collector);
-    let pulse = Arc::clone(&core.pulse);
-    tasks.spawn(background::watch(pulse, move || followers.threads(), shutdown.clone()));
+    let followed = Arc::clone(&core);
+    let watch = background::watch(Arc::clone(&core.pulse), move || followed.followers(), shutdown.clone());
+    tasks.spawn(watch);
     tasks.spawn(events::sweep(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::surroundings(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::deadlines(Arc::clone(&core), shutdown.clone()));

@@ -179,13 +179,13 @@ impl Drop for GivingWay {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::mpsc::Receiver;
 
     use super::*;
 
     /// A thread that lives until its sender is dropped.
-    fn thread_of_its_own() -> (Pid, Sender<()>) {
+    pub(in crate::agent) fn thread_of_its_own() -> (Pid, Sender<()>) {
         let (stop, stopped): (_, Receiver<()>) = mpsc::channel();
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
@@ -195,14 +195,18 @@ mod tests {
         (told.recv().unwrap(), stop)
     }
 
-    #[test]
-    fn who_gives_way_and_whom_it_starts_do_so_until_the_end_or_until_time_is_short() {
+    /// As a test's own thread may be used for the next one.
+    fn on_another_thread(test: fn()) {
         if !may_come_back() {
             eprintln!("skipped: needs CAP_SYS_NICE");
             return;
         }
-        // Of a thread of its own, as a test's thread may be used for the next one.
-        let test = || {
+        thread::spawn(test).join().unwrap();
+    }
+
+    #[test]
+    fn who_gives_way_and_whom_it_starts_do_so_until_the_end_or_until_time_is_short() {
+        on_another_thread(|| {
             let (before, _stop) = thread_of_its_own();
             let (follower, _stop) = thread_of_its_own();
             set(follower, Priority::Idle);
@@ -224,24 +228,18 @@ mod tests {
             }
             assert!(is_idle(follower));
             drop(way);
-        };
-        thread::spawn(test).join().unwrap();
+        });
     }
 
     #[test]
     fn who_takes_part_does_so_alone() {
-        if !may_come_back() {
-            eprintln!("skipped: needs CAP_SYS_NICE");
-            return;
-        }
-        let test = || {
+        on_another_thread(|| {
             let (other, _stop) = thread_of_its_own();
             set(other, Priority::Idle);
             set(gettid(), Priority::Idle);
             take_part();
             let (started, _stop) = thread_of_its_own();
             assert!(!is_idle(gettid()) && !is_idle(started));
-        };
-        thread::spawn(test).join().unwrap();
+        });
     }
 }

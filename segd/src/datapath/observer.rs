@@ -80,8 +80,8 @@ impl Observer {
     }
 
     /// Every live TCP connection and connected UDP socket, of all network namespaces, but those within this host.
-    /// Sockets older than the programs are among them as they were found when those came. Takes milliseconds for thousands
-    /// of sockets.
+    /// Sockets older than the programs are among them as far as sock_diag(7) shows them. Takes milliseconds for
+    /// thousands of sockets.
     ///
     /// # Errors
     /// Neither the programs nor the kernel can be asked.

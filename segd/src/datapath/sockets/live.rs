@@ -1,5 +1,5 @@
-//! The flows that live now, each with its socket: as the programs know them, and older ones as they were found when the
-//! programs came.
+//! The flows that live now, each with its socket: as the programs know them, and older ones as the kernel lists their
+//! sockets.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
@@ -109,9 +109,13 @@ fn unknown(
     }
     let processes = owners_of(untold.iter().copied());
     let listeners = Listeners::among(&listed.rows);
-    let told = told.into_iter().filter_map(|row| Some((row.cookie, *seeds.get(&row.cookie)?)));
-    let untold = untold.into_iter().map(|row| (row.cookie, seeds::of_flow(row, &listeners, &processes)));
-    let live = |(cookie, seed): (u64, Seed)| LiveSocket { cookie, owner: seed.owner, flow: flow(&seed) };
+    let told = told.into_iter().filter_map(|row| Some((row, *seeds.get(&row.cookie)?)));
+    let untold = untold.into_iter().map(|row| (row, seeds::of_flow(row, &listeners, &processes)));
+    let live = |(row, seed): (&Row, Seed)| LiveSocket {
+        cookie: row.cookie,
+        owner: seed.owner,
+        flow: flow(row, seed.direction),
+    };
     told.chain(untold).map(live).collect()
 }
 
@@ -151,14 +155,14 @@ fn is_unknown(known: Option<&Socket>) -> bool {
     })
 }
 
-fn flow(seed: &Seed) -> Flow {
+fn flow(row: &Row, direction: u8) -> Flow {
     Flow {
-        peer: seed.peer,
-        local: seed.local,
-        peer_port: seed.peer_port,
-        local_port: seed.local_port,
-        protocol: seed.protocol,
-        direction: seed.direction,
+        peer: row.peer,
+        local: row.local,
+        peer_port: row.peer_port,
+        local_port: row.local_port,
+        protocol: row.protocol,
+        direction,
         verdict: Verdict::Allowed as u8,
         reason: Reason::Preexisting as u8,
         ..Flow::NONE

@@ -79,12 +79,10 @@ pub(super) fn of_flow(row: &Row, listeners: &Listeners, processes: &HashMap<u32,
     Seed {
         owner: owner(row, processes),
         peer: row.peer,
-        local: row.local,
         peer_port: row.peer_port,
-        local_port: row.local_port,
         protocol: row.protocol,
         direction: listeners.direction(row) as u8,
-        pad: [0; 2],
+        pad: [0; 4],
     }
 }
 
