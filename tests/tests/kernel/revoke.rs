@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use segd_tests::{Actor, Agent};
+use segd_tests::{Actor, Agent, wait_for};
 
-use crate::support::{Pair, has, record, rule};
+use crate::support::{Pair, SOON, has, record, rule};
 
 /// An error at once, not after a time limit.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -59,11 +59,14 @@ fn reset_tells_the_application_at_once_also_an_idle_one() {
     assert_eq!(allowed.exchange("two").unwrap().text(), Some("two"), "a rule allows it");
     record(&agent, &[("event", "revoke"), ("protocol", "udp"), ("process.comm", "lab-actor")]);
     record(&agent, &[("event", "revoke"), ("protocol", "tcp"), ("process.comm", "lab-actor")]);
-    assert_eq!(told(&agent, REVOKED), idle.len() + 1, "each is told once: {:#?}", agent.flows());
+    let ended = idle.len() + 1;
+    wait_for("each end to be told", SOON, || (told(&agent, REVOKED) >= ended).then_some(())).unwrap();
 
     agent.mode(&["monitor"]).unwrap();
     let again = pair.transport.tcp_connect(pair.orders.v4_port(6379)).unwrap();
     assert_eq!(again.errno(), None, "a new connection is free to begin: {again:?}");
+    record(&agent, &[("event", "close"), ("generation", "3")]);
+    assert_eq!(told(&agent, REVOKED), ended, "each is told once: {:#?}", agent.flows());
 }
 
 #[test]
