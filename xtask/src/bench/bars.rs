@@ -1,8 +1,10 @@
 //! What segd is to reach, and whether it does.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::samples::{Figure, Samples, Subject};
+use super::samples::{Figure, Samples, Subject, magnitude};
 
 /// One bar with what was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -13,6 +15,8 @@ pub(super) struct Bar {
     pub(super) kind: Kind,
     pub(super) unit: &'static str,
     pub(super) held: bool,
+    /// Whether as many rounds would say so again: by the interval of [`Figure`].
+    pub(super) sure: bool,
     /// What else there is to know of the figure.
     pub(super) note: String,
 }
@@ -69,24 +73,51 @@ pub(super) fn bars(samples: &Samples) -> Vec<Bar> {
     bars
 }
 
+impl Kind {
+    fn is_held(self, figure: f64, limit: f64) -> bool {
+        match self {
+            Self::AtLeast => figure >= limit,
+            Self::AtMost => figure <= limit,
+        }
+    }
+}
+
+impl Bar {
+    /// With what the figure may be instead, from one run of the bench to the next.
+    fn within(self, interval: [f64; 2]) -> Self {
+        let sure = interval.iter().all(|end| self.kind.is_held(*end, self.limit) == self.held);
+        Self { sure, ..self }
+    }
+}
+
+/// One whose figure is the same on every run.
 fn bar(name: impl Into<String>, figure: f64, kind: Kind, limit: f64, unit: &'static str) -> Bar {
-    let held = match kind {
-        Kind::AtLeast => figure >= limit,
-        Kind::AtMost => figure <= limit,
-    };
-    Bar { name: name.into(), figure, limit, kind, unit, held, note: String::new() }
+    let held = kind.is_held(figure, limit);
+    Bar { name: name.into(), figure, limit, kind, unit, held, sure: true, note: String::new() }
 }
 
-fn spread(figure: Option<Figure>) -> String {
-    figure
-        .map_or(String::new(), |f| format!("round by round {:.3}, {:.3} to {:.3}", f.median, f.least, f.most))
+/// Of a ratio: round by round.
+fn spread(ratio: Figure) -> String {
+    let Figure { median, least, most, interval: [low, high] } = ratio;
+    let interval = if low.is_finite() { format!(" (95 %: {low:.3} to {high:.3})") } else { String::new() };
+    format!("round by round {median:.3}{interval}, {least:.3} to {most:.3}")
 }
 
-/// The spread of a rate's ratio, and the ratio of the median times, which other work on the machine disturbs less.
-fn with_median_time(samples: &Samples, of: &Subject, to: &Subject, load: &str) -> String {
-    let rounds = spread(samples.ratio("traffic", of, to, load, "rate"));
+/// Of a rate's ratio, and the ratio of the median times, which other work on the machine disturbs less.
+fn with_median_time(samples: &Samples, of: &Subject, to: &Subject, load: &str, ratio: Figure) -> String {
     let time = samples.ratio("traffic", of, to, load, "p50");
-    time.map_or(rounds.clone(), |time| format!("{rounds}; median time times {:.3}", time.median))
+    let time = time.map_or(String::new(), |time| format!("; median time times {:.3}", time.median));
+    format!("{}{time}", spread(ratio))
+}
+
+/// Rates divided, round by round, of all sizes together.
+fn of_all_sizes(samples: &Samples, load: &str, to: impl Fn(&Subject) -> Subject) -> Option<Figure> {
+    let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|size| {
+        let rates = samples.rounds("traffic", size, load, "rate")?;
+        let others = samples.rounds("traffic", &to(size), load, "rate")?;
+        Some(rates.iter().filter_map(|(round, rate)| Some(rate / others.get(round)?)))
+    });
+    Figure::of(ratios.flatten())
 }
 
 fn sizes<'a>(samples: &'a Samples, part: &str, variant: &str) -> Vec<&'a Subject> {
@@ -99,9 +130,15 @@ fn against_empty(samples: &Samples, load: &str, least: f64) -> Option<Bar> {
     let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &empty, load, "rate");
     let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|s| Some((ratio(s)?, s)));
     let (worst, size) = ratios.min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let note = with_median_time(samples, size, &empty, load);
+    let rounds = samples.ratio("traffic", size, &empty, load, "rate")?;
+    let all = of_all_sizes(samples, load, |_| empty.clone())?;
+    let note = format!(
+        "{}; all sizes together: {}",
+        with_median_time(samples, size, &empty, load, rounds),
+        spread(all)
+    );
     let name = format!("{load}: {} against empty programs", size.title());
-    Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "") })
+    Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "").within(rounds.interval) })
 }
 
 fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Option<Bar> {
@@ -113,9 +150,10 @@ fn against_nft(samples: &Samples, load: &str, variant: &str, least: f64) -> Opti
     let sizes = sizes.into_iter().filter(|s| s.prefixes == prefixes);
     let ratio = |s: &Subject| samples.ratio_of_medians("traffic", s, &s.but(variant), load, "rate");
     let (worst, size) = sizes.filter_map(|s| Some((ratio(s)?, s))).min_by(|a, b| a.0.total_cmp(&b.0))?;
-    let note = with_median_time(samples, size, &size.but(variant), load);
+    let rounds = samples.ratio("traffic", size, &size.but(variant), load, "rate")?;
+    let note = with_median_time(samples, size, &size.but(variant), load, rounds);
     let name = format!("{load}: {} against {variant}", size.title());
-    Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "") })
+    Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "").within(rounds.interval) })
 }
 
 /// How far a rate is at most from that with the smallest policy.
@@ -128,22 +166,19 @@ fn flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
     };
     let changes = sizes[1..].iter().filter_map(|s| Some((change(s)?, *s)));
     let (worst, size) = changes.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    let note = spread(samples.ratio("traffic", size, smallest, load, "rate"));
+    let rounds = samples.ratio("traffic", size, smallest, load, "rate")?;
     let name = format!("{load}: {} against {}, change", size.title(), smallest.title());
-    Some(Bar { note, ..bar(name, worst, Kind::AtMost, most, "%") })
+    let change = bar(name, worst, Kind::AtMost, most, "%").within(rounds.change().interval);
+    Some(Bar { note: spread(rounds), ..change })
 }
 
 /// All rounds and sizes together. The same rate is one that differs by less than 1 %.
 fn modes(samples: &Samples, load: &str) -> Option<Bar> {
-    let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|enforce| {
-        let enforced = samples.rounds("traffic", enforce, load, "rate")?;
-        let monitored = samples.rounds("traffic", &enforce.but(MONITOR), load, "rate")?;
-        Some(enforced.iter().filter_map(|(round, rate)| Some(rate / monitored.get(round)?)))
-    });
-    let ratio = Figure::of(ratios.flatten())?;
+    let ratio = of_all_sizes(samples, load, |size| size.but(MONITOR))?;
     let name = format!("{load}: {ENFORCE} against {MONITOR}, change");
-    let change = bar(name, (ratio.median - 1.0).abs() * 100.0, Kind::AtMost, 1.0, "%");
-    Some(Bar { note: spread(Some(ratio)), ..change })
+    let change = ratio.change();
+    let change = bar(name, change.median, Kind::AtMost, 1.0, "%").within(change.interval);
+    Some(Bar { note: spread(ratio), ..change })
 }
 
 /// By how much of an operation's time its programs' time with one subject is from that with another, round by round: what
@@ -158,7 +193,8 @@ fn programs_change(samples: &Samples, of: &Subject, to: &Subject, load: &str) ->
 
 fn of_programs(name: String, change: Figure, most: f64) -> Bar {
     let note = format!("{:.2} to {:.2} % of an operation's time", change.least, change.most);
-    Bar { note, ..bar(name, change.median.abs(), Kind::AtMost, most, "%") }
+    let of_time = bar(name, change.median.abs(), Kind::AtMost, most, "%");
+    Bar { note, ..of_time.within(magnitude(change.interval)) }
 }
 
 fn programs_flat(samples: &Samples, load: &str, most: f64) -> Option<Bar> {
@@ -183,21 +219,22 @@ fn programs_modes(samples: &Samples, load: &str) -> Option<Bar> {
 /// What a packet of an established connection costs more than an empty program's run.
 fn packet(samples: &Samples, hook: &str) -> Option<Bar> {
     let metric = format!("ns_per_run.{hook}");
-    let of = |s: &Subject| samples.figure("programs", s, "tcp-request", &metric);
+    let rounds = |s: &Subject| samples.rounds("programs", s, "tcp-request", &metric);
+    let empty = rounds(&Subject::plain("empty"))?;
+    let more = |of: &BTreeMap<u32, f64>| {
+        Figure::of(of.iter().filter_map(|(round, ns)| Some(ns - empty.get(round)?)))
+    };
     let subjects = samples.subjects("programs");
-    let segd = subjects.into_iter().filter(|s| s.variant == ENFORCE).find_map(of)?;
-    let empty = of(&Subject::plain("empty"))?;
-    let more = bar(
-        format!("packet of a TCP connection at {hook}, more than empty"),
-        segd.median - empty.median,
-        Kind::AtMost,
-        60.0,
-        "ns",
-    );
-    let look_up = of(&Subject::plain("look-up")).map_or(String::new(), |look_up| {
-        format!("; one look-up that counts takes {:.0} ns more than empty", look_up.median - empty.median)
+    let segd = subjects.into_iter().filter(|s| s.variant == ENFORCE).find_map(rounds)?;
+    let figure = more(segd)?;
+    let name = format!("packet of a TCP connection at {hook}, more than empty");
+    let packet = bar(name, figure.median, Kind::AtMost, 60.0, "ns").within(figure.interval);
+    let look_up = rounds(&Subject::plain("look-up")).and_then(more).map_or(String::new(), |look_up| {
+        format!("; one look-up that counts takes {:.0} ns more than empty", look_up.median)
     });
-    Some(Bar { note: format!("{:.0} ns, empty {:.0} ns{look_up}", segd.median, empty.median), ..more })
+    let median = Figure::of(segd.values().copied())?.median;
+    let note = format!("{:.0} to {:.0} more; {median:.0} ns in all{look_up}", figure.least, figure.most);
+    Some(Bar { note, ..packet })
 }
 
 fn tables(samples: &Samples) -> Vec<Bar> {
@@ -211,8 +248,9 @@ fn tables(samples: &Samples) -> Vec<Bar> {
     let step = |name: &str| figure(&segd.but("bare"), "", name).map(|f| f.median);
     let bare = step("batched_updates");
     let mut bars = Vec::new();
-    let mut push = |figure: Option<f64>, name: String, limit: f64, unit, note: String| {
-        bars.extend(figure.map(|f| Bar { note, ..bar(name, f, Kind::AtMost, limit, unit) }));
+    let mut push = |figure: Option<Figure>, name: String, limit: f64, unit, note: String| {
+        let made = |f: Figure| bar(name, f.median, Kind::AtMost, limit, unit).within(f.interval);
+        bars.extend(figure.map(|f| Bar { note, ..made(f) }));
     };
     let note = format!(
         "bare {:.2} s; from the files {:.2} s to the kernel, {:.2} s to the command's end; in one thread reading the \
@@ -224,9 +262,9 @@ fn tables(samples: &Samples) -> Vec<Bar> {
         step("check").unwrap_or_default(),
         step("compile").unwrap_or_default()
     );
-    let times = |load: Option<f64>| Some(load? / bare?);
+    let times = |load: Option<Figure>| Some((load?, bare?)).map(|(load, bare)| load.map(|s| s / bare));
     push(
-        times(median("load", "in_kernel")),
+        times(figure(segd, "load", "in_kernel")),
         format!("{prefixes}: load until it is in force, times bare updates"),
         1.5,
         "",
@@ -237,15 +275,15 @@ fn tables(samples: &Samples) -> Vec<Bar> {
             .map_or(String::new(), |f| format!("{:.1} to {:.1} ms", f.least * 1000.0, f.most * 1000.0));
         let command = median(load, "command").unwrap_or_default() * 1000.0;
         push(
-            median(load, "in_kernel").map(|s| s * 1000.0),
+            figure(segd, load, "in_kernel").map(|f| f.map(|s| s * 1000.0)),
             format!("{prefixes}: ten entries changed in {file}, until they are in force"),
             50.0,
             "ms",
             format!("{spread}; until the command ends {command:.1} ms"),
         );
     }
-    let megabytes = |metric| median("", metric).map(|bytes| bytes / MEGABYTE);
-    let slab = megabytes("kernel_slab").unwrap_or_default();
+    let megabytes = |metric| figure(segd, "", metric).map(|f| f.map(|bytes| bytes / MEGABYTE));
+    let slab = megabytes("kernel_slab").map(|f| f.median).unwrap_or_default();
     let peak = median("load", "agent_peak").unwrap_or_default() / MEGABYTE;
     let note = format!("{peak:.0} MB at most while it loads");
     push(megabytes("agent_resident"), format!("{prefixes}: agent resident"), 64.0, "MB", note);
@@ -264,10 +302,10 @@ fn swaps(samples: &Samples) -> Vec<Bar> {
         let still = swapping.but("still");
         let ratio = samples.ratio_of_medians("swaps", swapping, &still, "tcp-request", "p99.9")?;
         let swaps = samples.figure("swaps", swapping, "tcp-request", "swaps")?;
-        let rounds = spread(samples.ratio("swaps", swapping, &still, "tcp-request", "p99.9"));
-        let note = format!("{:.0} swaps a round; {rounds}", swaps.median);
+        let rounds = samples.ratio("swaps", swapping, &still, "tcp-request", "p99.9")?;
+        let note = format!("{:.0} swaps a round; {}", swaps.median, spread(rounds));
         let name = format!("tcp-request: p99.9 {when}, times that without");
-        Some(Bar { note, ..bar(&name, ratio, Kind::AtMost, 2.0, "") })
+        Some(Bar { note, ..bar(name, ratio, Kind::AtMost, 2.0, "").within(rounds.interval) })
     };
     paces.into_iter().filter_map(of).collect()
 }
@@ -294,7 +332,9 @@ fn agents(samples: &Samples) -> Vec<Bar> {
             let exact = limit == 0.0;
             let value = if exact { figure.most.abs().max(figure.least.abs()) } else { figure.median };
             let note = format!("{:.1} to {:.1}", figure.least * scale, figure.most * scale);
-            bars.push(Bar { note, ..bar(name, value * scale, Kind::AtMost, limit, unit) });
+            let made = bar(name, value * scale, Kind::AtMost, limit, unit);
+            let made = if exact { made } else { made.within(figure.map(|v| v * scale).interval) };
+            bars.push(Bar { note, ..made });
         }
     };
     let bytes = 1.0 / MEGABYTE;
@@ -330,6 +370,21 @@ mod tests {
         let (part, unit) = ("programs".to_owned(), "ns".to_owned());
         let [variant, load, metric] = [variant, load, metric].map(str::to_owned);
         Sample { part, variant, prefixes, rules: prefixes, load, round, metric, unit, value }
+    }
+
+    #[test]
+    fn a_bar_is_sure_where_all_that_it_may_be_is_on_its_side_of_the_limit() {
+        let cases = [
+            (0.97, [0.961, 0.99], (true, true)),
+            (0.97, [0.95, 0.99], (true, false)),
+            (0.95, [0.94, 0.961], (false, false)),
+            (0.95, [0.94, 0.959], (false, true)),
+            (0.97, [f64::NEG_INFINITY, f64::INFINITY], (true, false)),
+        ];
+        for (figure, interval, wanted) in cases {
+            let bar = bar("tcp-connect", figure, Kind::AtLeast, 0.96, "").within(interval);
+            assert_eq!((bar.held, bar.sure), wanted, "{figure} in {interval:?}");
+        }
     }
 
     #[test]

@@ -18,14 +18,26 @@ pub(super) fn print(samples: &Samples, bars: &[Bar]) {
     others(samples);
     say!("\nBars");
     bars.iter().for_each(|bar| say!("  {}", line_of(bar)));
-    let held = bars.iter().filter(|bar| bar.held).count();
+    let count = |which: fn(&&Bar) -> bool| bars.iter().filter(which).count();
+    let (held, unsure) = (count(|bar| bar.held), count(|bar| !bar.sure));
     say!("  {held} of {} bars held", bars.len());
+    if unsure > 0 {
+        say!(
+            "  {unsure} (with ?) are nearer to their limit than rounds are to each other: another run may say otherwise. \
+             Take more --rounds of fewer --variants and --loads to know."
+        );
+    }
 }
 
 /// A bar with its word, figure and limit.
 fn line_of(bar: &Bar) -> String {
-    let Bar { name, figure, limit, kind, unit, held, note } = bar;
-    let word = if *held { "held  " } else { "MISSED" };
+    let Bar { name, figure, limit, kind, unit, held, sure, note } = bar;
+    let word = match (held, sure) {
+        (true, true) => "held   ",
+        (true, false) => "held?  ",
+        (false, true) => "MISSED ",
+        (false, false) => "MISSED?",
+    };
     let sign = if *kind == Kind::AtLeast { ">=" } else { "<=" };
     let digits = if *limit > 0.0 && *limit < 2.0 { 3 } else { 1 };
     let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
@@ -176,7 +188,7 @@ fn others(samples: &Samples) {
                 say!("\nOther figures: median (least to most)");
             }
             let unit = if sample.unit == "1" { "" } else { &sample.unit };
-            let Figure { median, least, most } = figure;
+            let Figure { median, least, most, .. } = figure;
             let load = if load.is_empty() { String::new() } else { format!(", {load}") };
             let title = subject.title();
             say!(
@@ -224,19 +236,21 @@ mod tests {
             kind: Kind::AtLeast,
             unit: "",
             held: false,
+            sure: true,
             note: "why".into(),
         };
-        assert_eq!(line_of(&bar), "MISSED tcp-connect: 0.951 (>= 0.96; why)");
+        assert_eq!(line_of(&bar), "MISSED  tcp-connect: 0.951 (>= 0.96; why)");
         bar = Bar {
             figure: 12.34,
             limit: 50.0,
             kind: Kind::AtMost,
             unit: "ms",
             held: true,
+            sure: false,
             note: String::new(),
             ..bar
         };
-        assert_eq!(line_of(&bar), "held   tcp-connect: 12.3 ms (<= 50 ms)");
+        assert_eq!(line_of(&bar), "held?   tcp-connect: 12.3 ms (<= 50 ms)");
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub(super) struct Figure {
     pub(super) median: f64,
     pub(super) least: f64,
     pub(super) most: f64,
+    /// Between these lies the median that more and more rounds would come to, in 95 of 100 cases at least. Infinite where
+    /// there are too few.
+    pub(super) interval: [f64; 2],
 }
 
 impl Subject {
@@ -92,8 +95,49 @@ impl Figure {
         let middle = values.len() / 2;
         let upper = *values.get(middle)?;
         let lower = if values.len().is_multiple_of(2) { *values.get(middle - 1)? } else { upper };
-        Some(Self { median: f64::midpoint(lower, upper), least, most })
+        Some(Self { median: f64::midpoint(lower, upper), least, most, interval: interval(&values) })
     }
+
+    /// With everything, the interval too, computed from it by a function that rises or falls throughout.
+    pub(super) fn map(self, of: impl Fn(f64) -> f64) -> Self {
+        let turned = |[a, b]: [f64; 2]| if a <= b { [a, b] } else { [b, a] };
+        let [least, most] = turned([of(self.least), of(self.most)]);
+        Self { median: of(self.median), least, most, interval: turned(self.interval.map(of)) }
+    }
+
+    /// By how much a ratio differs from 1, in percent, whether up or down.
+    pub(super) fn change(self) -> Self {
+        let percent = self.map(|ratio| (ratio - 1.0) * 100.0);
+        Self { median: percent.median.abs(), interval: magnitude(percent.interval), ..percent }
+    }
+}
+
+/// What values without their sign may be that lie in an interval.
+pub(super) fn magnitude([low, high]: [f64; 2]) -> [f64; 2] {
+    let least = if low <= 0.0 && high >= 0.0 { 0.0 } else { low.abs().min(high.abs()) };
+    [least, low.abs().max(high.abs())]
+}
+
+/// The interval of [`Figure`], of values in order, whatever their distribution: the median lies below the `k`-th least value as
+/// often as fewer than `k` of as many coins show heads, and above the `k`-th greatest as often.
+fn interval(sorted: &[f64]) -> [f64; 2] {
+    const OUTSIDE: f64 = 0.05;
+    let count = sorted.len();
+    #[expect(clippy::cast_precision_loss, reason = "numbers of rounds")]
+    let (n, mut ways, mut less) = (count as f64, 1.0, 0.0);
+    let mut ends = [f64::NEG_INFINITY, f64::INFINITY];
+    for (k, (low, high)) in sorted.iter().zip(sorted.iter().rev()).enumerate().take(count / 2) {
+        // `ways`: n over k.
+        less += ways * 0.5_f64.powf(n);
+        if 2.0 * less > OUTSIDE {
+            break;
+        }
+        ends = [*low, *high];
+        #[expect(clippy::cast_precision_loss, reason = "numbers of rounds")]
+        let heads = k as f64;
+        ways *= (n - heads) / (heads + 1.0);
+    }
+    ends
 }
 
 impl Samples {
@@ -189,9 +233,23 @@ mod tests {
             (&[5.0], 5.0, 5.0, 5.0),
         ];
         for (values, median, least, most) in cases {
-            assert_eq!(Figure::of(values.iter().copied()), Some(Figure { median, least, most }));
+            let interval = [f64::NEG_INFINITY, f64::INFINITY];
+            assert_eq!(Figure::of(values.iter().copied()), Some(Figure { median, least, most, interval }));
         }
         assert_eq!(Figure::of([]), None);
+    }
+
+    #[test]
+    fn an_interval_takes_six_values_and_narrows_with_more() {
+        // Tables of the sign test: 2 * 0.5^6 = 0.031; of 15, the fourth from each end; of 40, the fourteenth.
+        for (count, ends) in [(6_u32, [1.0, 6.0]), (7, [1.0, 7.0]), (15, [4.0, 12.0]), (40, [14.0, 27.0])] {
+            let figure = Figure::of((1..=count).map(f64::from)).unwrap();
+            assert_eq!(figure.interval, ends, "{count}");
+        }
+        let ratios = Figure::of([0.9, 0.9, 0.9, 0.95, 0.98, 0.98, 1.02]).unwrap();
+        let change = ratios.change();
+        assert!(change.interval[0].abs() < 1e-9 && (change.interval[1] - 10.0).abs() < 1e-9, "{change:?}");
+        assert_eq!(ratios.map(|x| -x).interval, [-1.02, -0.9]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(crate) fn adding_up(options: &Options) -> Result<()> {
         let before = accounts(&mut agents)?;
         let make = Make {
             load: Load::TcpConnect,
-            seconds: options.seconds,
+            seconds: options.seconds.max(1.0),
             warm_up: 0.0,
             parallel: PARALLEL,
             rate: None,

@@ -48,13 +48,13 @@ struct Options {
     #[arg(long)]
     example: PathBuf,
     /// How often everything is measured.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 15)]
     rounds: u32,
     /// How long a load is measured.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.3)]
     seconds: f64,
     /// How long it runs before that.
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = 0.1)]
     warm_up: f64,
     /// Numbers of prefixes.
     #[arg(long, value_delimiter = ',', default_value = "10,10000,1000000")]
