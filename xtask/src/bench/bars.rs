@@ -131,12 +131,11 @@ fn against_empty(samples: &Samples, load: &str, least: f64) -> Option<Bar> {
     let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|s| Some((ratio(s)?, s)));
     let (worst, size) = ratios.min_by(|a, b| a.0.total_cmp(&b.0))?;
     let rounds = samples.ratio("traffic", size, &empty, load, "rate")?;
-    let all = of_all_sizes(samples, load, |_| empty.clone())?;
-    let note = format!(
-        "{}; all sizes together: {}",
-        with_median_time(samples, size, &empty, load, rounds),
-        spread(all)
-    );
+    let mut note = with_median_time(samples, size, &empty, load, rounds);
+    if sizes(samples, "traffic", ENFORCE).len() > 1 {
+        let all = of_all_sizes(samples, load, |_| empty.clone())?;
+        note = format!("{note}; all sizes together: {}", spread(all));
+    }
     let name = format!("{load}: {} against empty programs", size.title());
     Some(Bar { note, ..bar(name, worst, Kind::AtLeast, least, "").within(rounds.interval) })
 }
