@@ -3,22 +3,24 @@
 //! not held for longer than it takes to see that.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{Pid, gettid};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::priority::{self, Priority, may_come_back};
 
-/// How much later than it asked for the reader of events may run.
-const LATE: Duration = Duration::from_millis(100);
-/// How often that is looked at.
+/// How often the threads are looked at while nothing happens.
 const LOOK: Duration = Duration::from_millis(500);
-/// Between two looks at who is late.
+/// While events come: the ring buffer holds half a second of as many as two CPUs make.
+const LOOK_BUSY: Duration = Duration::from_millis(100);
+/// Between two looks at a reader that may be late.
 const STEP: Duration = Duration::from_millis(25);
 /// For how long nobody must have been late before they leave the CPU to others again.
 const CALM: Duration = Duration::from_secs(60);
@@ -28,9 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Whether the thread that reads events runs when it wants to.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    began: Instant,
-    /// Milliseconds since `began` at which it will have run again; 0: nothing is expected of it.
-    due: AtomicU64,
+    /// How often it has read all that there was.
+    reads: AtomicU64,
     thread: AtomicI32,
     /// Ends its rest.
     alarm: OnceLock<EventFd>,
@@ -42,8 +43,7 @@ pub(super) struct Pulse {
 impl Pulse {
     pub(super) fn new() -> Self {
         Self {
-            began: Instant::now(),
-            due: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             thread: AtomicI32::new(0),
             alarm: OnceLock::new(),
             asked: AtomicU64::new(0),
@@ -66,6 +66,7 @@ impl Pulse {
 
     /// It has read all that there was when it had been asked so often.
     pub(super) fn answer(&self, asked: u64) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         self.has_answered.notify_all();
     }
@@ -92,14 +93,8 @@ impl Pulse {
         }
     }
 
-    /// It will be heard of within that time, unless it does not get the CPU.
-    pub(super) fn within(&self, time: Duration) {
-        self.due.store(self.now() + millis(time + LATE), Ordering::Relaxed);
-    }
-
     /// It ends.
     pub(super) fn end(&self) {
-        self.due.store(0, Ordering::Relaxed);
         self.thread.store(0, Ordering::Relaxed);
     }
 
@@ -108,64 +103,105 @@ impl Pulse {
         Some(self.thread.load(Ordering::Relaxed)).filter(|id| *id != 0).map(Pid::from_raw)
     }
 
-    fn is_late(&self) -> bool {
-        let due = self.due.load(Ordering::Relaxed);
-        due != 0 && self.now() > due
-    }
-
-    fn now(&self) -> u64 {
-        millis(self.began.elapsed())
+    fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Lets `followers`, of whom the reader of events is one, run when nobody else wants the CPU, and like anybody else for a minute after the
-/// reader came late, and at the end.
-pub(super) async fn watch(pulse: Arc<Pulse>, followers: impl Fn() -> Vec<Pid>, shutdown: CancellationToken) {
+/// Lets `followers`, of whom the reader of events is one, run when nobody else wants the CPU, and like anybody else for a minute
+/// after the reader was late, and at the end. `events`: can be read while there are any.
+///
+/// # Errors
+/// Nothing can be waited for: then they run like anybody else.
+pub(super) async fn watch(
+    pulse: Arc<Pulse>,
+    events: OwnedFd,
+    followers: impl Fn() -> Vec<Pid> + Send + 'static,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     if !may_come_back() {
         tracing::info!("flows are followed at normal priority: no CAP_SYS_NICE, and RLIMIT_NICE is below 20");
-        return;
+        return Ok(());
     }
-    let mut every = tokio::time::interval(LOOK);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+    let told = Arc::clone(&stop);
+    let watching = tokio::task::spawn_blocking(move || {
+        let result = look(&pulse, events.as_fd(), &told, &followers);
+        schedule(&followers, false);
+        result
+    });
+    shutdown.cancelled().await;
+    stop.write(1)?;
+    watching.await.map_err(io::Error::other)?
+}
+
+/// Until `stop`.
+fn look(
+    pulse: &Pulse,
+    events: BorrowedFd<'_>,
+    stop: &EventFd,
+    followers: &impl Fn() -> Vec<Pid>,
+) -> io::Result<()> {
     let mut late = None::<Instant>;
     loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            () = shutdown.cancelled() => break,
+        schedule(followers, late.is_none());
+        if wait(stop, [events], LOOK)? {
+            return Ok(());
         }
-        if pulse.is_late() && stays_late(&pulse).await {
+        if stays_late(pulse, events, stop)? {
             if late.is_none() {
                 tracing::debug!("this host is busy: flows are followed at normal priority");
             }
             late = Some(Instant::now());
         }
         late = late.filter(|late| late.elapsed() < CALM);
-        schedule(&followers, late.is_none());
+        if wait(stop, [], LOOK_BUSY)? {
+            return Ok(());
+        }
     }
-    schedule(&followers, false);
 }
 
-/// Whether the reader of events does not run while this task does, four times in a row. After a stop of the process or of the
-/// whole machine everything is late, and has to run first.
-async fn stays_late(pulse: &Pulse) -> bool {
+/// Whether the reader of events leaves them where they are while this thread runs as it should, four times in a row. After a stop
+/// of the process or of the whole machine everything is late, and has to run first.
+fn stays_late(pulse: &Pulse, events: BorrowedFd<'_>, stop: &EventFd) -> io::Result<bool> {
+    let reads = pulse.reads();
     let mut in_a_row = 0;
     for _ in 0..16 {
+        if !can_be_read(events)? || pulse.reads() != reads {
+            return Ok(false);
+        }
+        if in_a_row == 4 {
+            return Ok(true);
+        }
         let slept = Instant::now();
-        tokio::time::sleep(STEP).await;
-        if !pulse.is_late() {
-            return false;
+        if wait(stop, [], STEP)? {
+            return Ok(false);
         }
         in_a_row = if slept.elapsed() > 3 * STEP { 0 } else { in_a_row + 1 };
-        if in_a_row == 4 {
-            return true;
-        }
     }
-    // Not even this task runs when it should.
-    true
+    // Not even this thread runs when it should.
+    Ok(true)
+}
+/// Waits until `stop`, which it tells, or until one of the others can be read, at most for `time`.
+pub(super) fn wait<'a>(
+    stop: &'a EventFd,
+    others: impl IntoIterator<Item = BorrowedFd<'a>>,
+    time: Duration,
+) -> io::Result<bool> {
+    let mut fds: Vec<PollFd<'_>> =
+        std::iter::once(stop.as_fd()).chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match poll(&mut fds, PollTimeout::try_from(time).map_err(io::Error::other)?) {
+        Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn can_be_read(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Sets it anew each time, as threads come later than the first look.
@@ -180,19 +216,6 @@ fn schedule(followers: &impl Fn() -> Vec<Pid>, idle: bool) {
 mod tests {
     use super::super::priority::tests::thread_of_its_own;
     use super::*;
-
-    #[test]
-    fn late_is_who_was_not_heard_of_in_time() {
-        let pulse =
-            Pulse { began: Instant::now().checked_sub(Duration::from_secs(10)).unwrap(), ..Pulse::new() };
-        assert!(!pulse.is_late(), "nothing is expected yet");
-        pulse.within(Duration::from_secs(1));
-        assert!(!pulse.is_late());
-        pulse.due.store(9000, Ordering::Relaxed);
-        assert!(pulse.is_late());
-        pulse.end();
-        assert!(!pulse.is_late());
-    }
 
     #[test]
     fn who_catches_up_has_read_what_was_there_before() {
@@ -227,17 +250,21 @@ mod tests {
         assert!((1..=50).all(|event| read.contains(&event)), "{read:?}");
     }
 
-    #[tokio::test]
-    async fn who_runs_again_in_time_is_not_late() {
-        let pulse = Arc::new(Pulse {
-            began: Instant::now().checked_sub(Duration::from_secs(10)).unwrap(),
-            ..Pulse::new()
+    #[test]
+    fn late_is_who_leaves_events_where_they_are() {
+        let [events, stop] = [1, 0].map(|count| EventFd::from_value(count).unwrap());
+        let pulse = Pulse::new();
+        let late = || stays_late(&pulse, events.as_fd(), &stop).unwrap();
+        assert!(late());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(2 * STEP);
+                pulse.answer(0);
+            });
+            assert!(!late(), "it has read, and more have come");
         });
-        pulse.due.store(1, Ordering::Relaxed);
-        assert!(pulse.is_late() && stays_late(&pulse).await);
-        let reader = Arc::clone(&pulse);
-        tokio::spawn(async move { reader.within(Duration::from_secs(3600)) });
-        assert!(pulse.is_late() && !stays_late(&pulse).await);
+        events.read().unwrap();
+        assert!(!late(), "there are none");
     }
 
     #[tokio::test]
@@ -248,19 +275,21 @@ mod tests {
         let (other, _stop) = thread_of_its_own();
         // SAFETY: the call takes a number.
         let policy = move || unsafe { libc::sched_getscheduler(other.as_raw()) };
-        let pulse = Arc::new(Pulse::new());
+        let events = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
+        let watched = events.as_fd().try_clone_to_owned().unwrap();
         let shutdown = CancellationToken::new();
-        let watching = tokio::spawn(watch(Arc::clone(&pulse), move || vec![other], shutdown.clone()));
+        let watching =
+            tokio::spawn(watch(Arc::new(Pulse::new()), watched, move || vec![other], shutdown.clone()));
         let becomes = async |wanted| {
             while policy() != wanted {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         becomes(libc::SCHED_IDLE).await;
-        pulse.due.store(1, Ordering::Relaxed);
+        events.write(1).unwrap();
         becomes(libc::SCHED_OTHER).await;
         shutdown.cancel();
-        watching.await.unwrap();
+        watching.await.unwrap().unwrap();
         assert_eq!(policy(), libc::SCHED_OTHER);
     }
 }

@@ -1,19 +1,18 @@
 //! The tasks that follow the kernel: its ring buffer, flows that fall silent, the host's own addresses.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use segd_common::event::{Event, Kind};
 use segd_common::flow::{CLOSED, DENIAL_NS, IDLE_NS, OPENED, OwnedFlow};
 use segd_common::schema::EVENT_BYTES;
 use tokio_util::sync::CancellationToken;
 
+use super::background;
 use super::core::Core;
 use crate::datapath::{self, host};
 
@@ -74,30 +73,13 @@ fn read(mut ring: RingBuf<MapData>, core: &Core, [stop, alarm]: [&EventFd; 2]) -
             1..MANY => (None, GATHER),
             _ => (None, GATHER_LITTLE),
         };
-        pulse.within(time);
-        let stopped = wait(stop, alarm, other, time)?;
-        pulse.within(Duration::ZERO);
+        let stopped = background::wait(stop, std::iter::once(alarm.as_fd()).chain(other), time)?;
+        // Heard; there may have been none.
+        let _ = alarm.read();
         if stopped {
             drain(&mut ring, core);
             return Ok(());
         }
-    }
-}
-
-/// Waits until `stop`, which it tells, until the alarm, or until the other one can be read, at most for `time`.
-fn wait(stop: &EventFd, alarm: &EventFd, other: Option<BorrowedFd<'_>>, time: Duration) -> io::Result<bool> {
-    let mut fds: Vec<PollFd<'_>> = [Some(stop.as_fd()), Some(alarm.as_fd()), other]
-        .into_iter()
-        .flatten()
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
-    let time = PollTimeout::try_from(time).map_err(io::Error::other)?;
-    let polled = poll(&mut fds, time);
-    // Heard; there may have been none.
-    let _ = alarm.read();
-    match polled {
-        Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -21,6 +21,7 @@ mod starting;
 mod tampering;
 mod view;
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +105,7 @@ pub async fn run(options: Options) -> Result<(), StartError> {
     let collector = Arc::clone(&core.collector);
     let metrics = Arc::new(Metrics::new(Arc::clone(&agent) as _, Arc::clone(&collector))?);
     let ring = attach(&core, start)?;
+    let events = ring.as_fd().try_clone_to_owned();
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -114,8 +116,14 @@ pub async fn run(options: Options) -> Result<(), StartError> {
         }
     });
     let followed = Arc::clone(&core);
-    let watch = background::watch(Arc::clone(&core.pulse), move || followed.followers(), shutdown.clone());
-    tasks.spawn(watch);
+    let followers = move || followed.followers();
+    let (pulse, until) = (Arc::clone(&core.pulse), shutdown.clone());
+    let watched = async move { background::watch(pulse, events?, followers, until).await };
+    tasks.spawn(async move {
+        if let Err(error) = watched.await {
+            tracing::warn!("flows are followed at normal priority: {error}");
+        }
+    });
     tasks.spawn(events::sweep(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::surroundings(Arc::clone(&core), shutdown.clone()));
     tasks.spawn(events::deadlines(Arc::clone(&core), shutdown.clone()));
