@@ -123,16 +123,27 @@ pub(super) async fn watch(
         tracing::info!("flows are followed at normal priority: no CAP_SYS_NICE, and RLIMIT_NICE is below 20");
         return Ok(());
     }
-    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-    let told = Arc::clone(&stop);
-    let watching = tokio::task::spawn_blocking(move || {
-        let result = look(&pulse, events.as_fd(), &told, &followers);
+    let looking = move |stop: &EventFd| {
+        let result = look(&pulse, events.as_fd(), stop, &followers);
         schedule(&followers, false);
         result
-    });
-    shutdown.cancelled().await;
-    stop.write(1)?;
-    watching.await.map_err(io::Error::other)?
+    };
+    until(shutdown, looking).await
+}
+
+/// Has a thread do `work`, which is to end soon after what it is given can be read: that is from `shutdown` on.
+pub(super) async fn until(
+    shutdown: CancellationToken,
+    work: impl FnOnce(&EventFd) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+    let told = Arc::clone(&stop);
+    let mut working = tokio::task::spawn_blocking(move || work(&told));
+    tokio::select! {
+        ended = &mut working => return ended.map_err(io::Error::other)?,
+        () = shutdown.cancelled() => stop.write(1)?,
+    };
+    working.await.map_err(io::Error::other)?
 }
 
 /// Until `stop`.
@@ -265,6 +276,16 @@ mod tests {
         });
         events.read().unwrap();
         assert!(!late(), "there are none");
+    }
+
+    #[tokio::test]
+    async fn work_ends_at_the_shutdown_or_is_told_of_when_it_fails() {
+        let shutdown = CancellationToken::new();
+        let working = tokio::spawn(until(shutdown.clone(), |stop| Ok(stop.read().map(|_| ())?)));
+        shutdown.cancel();
+        working.await.unwrap().unwrap();
+        let failed = until(CancellationToken::new(), |_| Err(io::ErrorKind::BrokenPipe.into())).await;
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use segd_common::event::{Event, Kind};
 use segd_common::flow::{CLOSED, DENIAL_NS, IDLE_NS, OPENED, OwnedFlow};
 use segd_common::schema::EVENT_BYTES;
@@ -42,16 +42,12 @@ pub(super) async fn follow(
     core: Arc<Core>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-    let told = Arc::clone(&stop);
-    let reader = tokio::task::spawn_blocking(move || {
-        let result = core.pulse.begin().and_then(|alarm| read(ring, &core, [&told, alarm]));
+    let reading = move |stop: &EventFd| {
+        let result = core.pulse.begin().and_then(|alarm| read(ring, &core, [stop, alarm]));
         core.pulse.end();
         result
-    });
-    shutdown.cancelled().await;
-    stop.write(1)?;
-    reader.await.map_err(io::Error::other)?
+    };
+    background::until(shutdown, reading).await
 }
 
 /// On a thread of its own, as it waits for two different things: for the first event when there was none, which the
