@@ -193,6 +193,7 @@ fn stays_late(pulse: &Pulse, events: BorrowedFd<'_>, stop: &EventFd) -> io::Resu
     // Not even this thread runs when it should.
     Ok(true)
 }
+
 /// Waits until `stop`, which it tells, or until one of the others can be read, at most for `time`.
 pub(super) fn wait<'a>(
     stop: &'a EventFd,
