@@ -141,7 +141,7 @@
 //! stopped by it took himself for late when he went on. With CPUs kept awake it is 0.81 and 0.91: they take twice the CPU time
 //! there, as each gap of the load that they fill takes an interrupt and two switches.
 //!
-//! A load that leaves no gaps starves them: bursts of 15,000 connections a second lost up to a tenth of their records (counted as
+//! A load that leaves no gaps starves them: bursts of 15,000 connections a second lost up to a fifth of their records (counted as
 //! lost; 6 of 16 times) while it was looked twice a second whether the reader was late; 0.3 % once in 20 times since a thread
 //! waits for the first event too and looks a tenth of a second later. At 10,000 a second and idle it takes no CPU that can be seen.
 //!
