@@ -38,8 +38,8 @@ struct Meta {
 /// meanwhile.
 const STRETCH: u32 = 16;
 
-/// Calls `each` with every seat of a block that some socket has, and not only is about to, and its SO_COOKIE. Returns the block's first one, if
-/// a call of read(2) ends with this block.
+/// Calls `each` with every seat of a block that some socket has, and not only is about to, and its SO_COOKIE. Returns the
+/// block's first one, if a call of read(2) ends with this block.
 #[inline(always)]
 fn walk(block: u32, mut each: impl FnMut(*mut Seat, u64)) -> Option<*const Seat> {
     let first = block * SEAT_BLOCK;

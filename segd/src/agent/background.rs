@@ -124,7 +124,7 @@ pub(super) async fn watch(
         return Ok(());
     }
     let looking = move |stop: &EventFd| {
-        let result = look(&pulse, events.as_fd(), stop, &followers);
+        let result = look(&pulse, events.as_fd(), stop.as_fd(), &followers);
         schedule(&followers, false);
         result
     };
@@ -150,7 +150,7 @@ pub(super) async fn until(
 fn look(
     pulse: &Pulse,
     events: BorrowedFd<'_>,
-    stop: &EventFd,
+    stop: BorrowedFd<'_>,
     followers: &impl Fn() -> Vec<Pid>,
 ) -> io::Result<()> {
     let mut late = None::<Instant>;
@@ -174,11 +174,11 @@ fn look(
 
 /// Whether the reader of events leaves them where they are while this thread runs as it should, four times in a row. After a stop
 /// of the process or of the whole machine everything is late, and has to run first.
-fn stays_late(pulse: &Pulse, events: BorrowedFd<'_>, stop: &EventFd) -> io::Result<bool> {
+fn stays_late(pulse: &Pulse, events: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<bool> {
     let reads = pulse.reads();
     let mut in_a_row = 0;
     for _ in 0..16 {
-        if !can_be_read(events)? || pulse.reads() != reads {
+        if !wait(events, [], Duration::ZERO)? || pulse.reads() != reads {
             return Ok(false);
         }
         if in_a_row == 4 {
@@ -194,24 +194,16 @@ fn stays_late(pulse: &Pulse, events: BorrowedFd<'_>, stop: &EventFd) -> io::Resu
     Ok(true)
 }
 
-/// Waits until `stop`, which it tells, or until one of the others can be read, at most for `time`.
+/// Waits until the first or one of the others can be read, at most for `time`. Returns whether the first can.
 pub(super) fn wait<'a>(
-    stop: &'a EventFd,
+    first: BorrowedFd<'a>,
     others: impl IntoIterator<Item = BorrowedFd<'a>>,
     time: Duration,
 ) -> io::Result<bool> {
     let mut fds: Vec<PollFd<'_>> =
-        std::iter::once(stop.as_fd()).chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        std::iter::once(first).chain(others).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     match poll(&mut fds, PollTimeout::try_from(time).map_err(io::Error::other)?) {
         Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn can_be_read(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -266,7 +258,7 @@ mod tests {
     fn late_is_who_leaves_events_where_they_are() {
         let [events, stop] = [1, 0].map(|count| EventFd::from_value(count).unwrap());
         let pulse = Pulse::new();
-        let late = || stays_late(&pulse, events.as_fd(), &stop).unwrap();
+        let late = || stays_late(&pulse, events.as_fd(), stop.as_fd()).unwrap();
         assert!(late());
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -69,7 +69,7 @@ fn read(mut ring: RingBuf<MapData>, core: &Core, [stop, alarm]: [&EventFd; 2]) -
             1..MANY => (None, GATHER),
             _ => (None, GATHER_LITTLE),
         };
-        let stopped = background::wait(stop, std::iter::once(alarm.as_fd()).chain(other), time)?;
+        let stopped = background::wait(stop.as_fd(), std::iter::once(alarm.as_fd()).chain(other), time)?;
         // Heard; there may have been none.
         let _ = alarm.read();
         if stopped {

@@ -112,11 +112,8 @@ fn with_median_time(samples: &Samples, of: &Subject, to: &Subject, load: &str, r
 
 /// Rates divided, round by round, of all sizes together.
 fn of_all_sizes(samples: &Samples, load: &str, to: impl Fn(&Subject) -> Subject) -> Option<Figure> {
-    let ratios = sizes(samples, "traffic", ENFORCE).into_iter().filter_map(|size| {
-        let rates = samples.rounds("traffic", size, load, "rate")?;
-        let others = samples.rounds("traffic", &to(size), load, "rate")?;
-        Some(rates.iter().filter_map(|(round, rate)| Some(rate / others.get(round)?)))
-    });
+    let sizes = sizes(samples, "traffic", ENFORCE).into_iter();
+    let ratios = sizes.filter_map(|size| samples.ratios("traffic", size, &to(size), load, "rate"));
     Figure::of(ratios.flatten())
 }
 

@@ -168,7 +168,20 @@ impl Samples {
         Figure::of(self.rounds(part, subject, load, metric)?.values().copied())
     }
 
-    /// One series divided by another, round by round.
+    /// One series divided by another, round by round; none if one was not measured.
+    pub(super) fn ratios(
+        &self,
+        part: &str,
+        of: &Subject,
+        to: &Subject,
+        load: &str,
+        metric: &str,
+    ) -> Option<Vec<f64>> {
+        let (of, to) = (self.rounds(part, of, load, metric)?, self.rounds(part, to, load, metric)?);
+        Some(of.iter().filter_map(|(round, value)| Some(value / to.get(round)?)).collect())
+    }
+
+    /// The figure of [`Self::ratios`].
     pub(super) fn ratio(
         &self,
         part: &str,
@@ -177,8 +190,7 @@ impl Samples {
         load: &str,
         metric: &str,
     ) -> Option<Figure> {
-        let (of, to) = (self.rounds(part, of, load, metric)?, self.rounds(part, to, load, metric)?);
-        Figure::of(of.iter().filter_map(|(round, value)| Some(value / to.get(round)?)))
+        Figure::of(self.ratios(part, of, to, load, metric)?)
     }
 
     /// The median of one series divided by that of another.
